@@ -1,0 +1,1 @@
+"""The pippin command line."""

@@ -1,0 +1,1 @@
+"""Who owns which block of the paged KV cache, and what can be reused."""

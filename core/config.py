@@ -1,0 +1,67 @@
+"""Frozen engine settings, in units, checked once at birth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """How the paged KV cache is cut up and how large it may grow.
+
+    Attributes:
+        block_size: Tokens a block holds. A power of two.
+        max_bytes: Memory for keys and values over all layers, in bytes; ``None`` sizes it from
+            the device's memory, the weights and the measured activation peak.
+    """
+
+    block_size: int = 32
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_size <= 0 or self.block_size & (self.block_size - 1):
+            raise ConfigError(f"block_size must be a power of two, got {self.block_size}")
+        if self.max_bytes is not None and self.max_bytes <= 0:
+            raise ConfigError(f"kv_cache_memory must be positive, got {self.max_bytes} bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """How much runs at once.
+
+    Attributes:
+        max_num_seqs: Most sequences that run together.
+        prefill_chunk: Most prompt tokens of one step when nobody decodes.
+        mixed_prefill_chunk: The same while other sequences decode; never above `prefill_chunk`.
+        max_queue: Most requests that may wait; the next one is refused.
+    """
+
+    max_num_seqs: int = 64
+    prefill_chunk: int = 2048
+    mixed_prefill_chunk: int = 512
+    max_queue: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "prefill_chunk", "mixed_prefill_chunk", "max_queue"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """All settings of one engine.
+
+    Attributes:
+        max_model_len: Most tokens of prompt and answer together; ``None`` takes the model's own
+            limit, cut down to what the KV cache can hold.
+    """
+
+    max_model_len: int | None = None
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+    def __post_init__(self) -> None:
+        if self.max_model_len is not None and self.max_model_len < 1:
+            raise ConfigError(f"max_model_len must be at least 1, got {self.max_model_len}")

@@ -1,0 +1,85 @@
+"""Numbers that the engine produces. How they are exposed is the server's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..request import FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedStats:
+    """Timings of one answer that ended. Durations in seconds; ``None`` where it never got there.
+
+    Attributes:
+        queue_s: Arrival to first scheduled.
+        ttft_s: Arrival to first token.
+        e2e_s: Arrival to end.
+    """
+
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    queue_s: float | None
+    ttft_s: float | None
+    e2e_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """What one step did.
+
+    Attributes:
+        num_prefill_tokens: Prompt tokens computed (not those found in the prefix index).
+        num_decode_tokens: Tokens drawn.
+        ttft_s: Arrival to first token, for each answer that got its first token in this step.
+        inter_token_s: Time since the answer's previous token, for every other token.
+        queue_s: Time waited, for each request scheduled for the first time.
+        num_prefix_queries: Prompt tokens looked up in the prefix index.
+        num_prefix_hits: Those of them that were found.
+    """
+
+    duration_s: float = 0.0
+    num_prefill_tokens: int = 0
+    num_decode_tokens: int = 0
+    num_preempted: int = 0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+    ttft_s: tuple[float, ...] = ()
+    inter_token_s: tuple[float, ...] = ()
+    queue_s: tuple[float, ...] = ()
+    finished: tuple[FinishedStats, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """A snapshot of the engine between two steps.
+
+    Attributes:
+        num_blocks: Blocks of the KV cache; each is free, evictable (reusable) or in use.
+        kv_cache_bytes: Memory of the KV store.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_blocks: int = 0
+    num_free_blocks: int = 0
+    num_evictable_blocks: int = 0
+    block_size: int = 0
+    kv_cache_bytes: int = 0
+    active_memory_bytes: int = 0
+    num_steps: int = 0
+    details: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the blocks that running sequences hold, 0 to 1."""
+        if not self.num_blocks:
+            return 0.0
+        return 1.0 - (self.num_free_blocks + self.num_evictable_blocks) / self.num_blocks
+
+
+StepObserver: TypeAlias = Callable[[StepStats], None]

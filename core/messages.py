@@ -1,0 +1,91 @@
+"""What a caller gives, before tokenizing: provider-neutral prompts.
+
+Adapters build these from their wire formats; `engine.prompt_builder` turns them into token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Plain text inside a message."""
+
+    text: str
+
+
+ContentPart: TypeAlias = TextPart  # images, audio and video join this union with their issue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that an assistant message of the history made.
+
+    Attributes:
+        arguments: Decoded JSON object, the form chat templates iterate over.
+    """
+
+    call_id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: ``system``, ``developer``, ``user``, ``assistant`` or ``tool``.
+        content: Parts in order; empty for an assistant turn that only calls tools.
+        name: Who speaks, where the API lets the caller say so.
+        tool_calls: Calls that this assistant turn made.
+        tool_call_id: The call that a ``tool`` message answers.
+        reasoning: What the assistant thought before this turn, if the caller kept it.
+    """
+
+    role: str
+    content: Sequence[ContentPart] = ()
+    name: str | None = None
+    tool_calls: Sequence[ToolCall] = ()
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All text parts, joined."""
+        return "".join(part.text for part in self.content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPrompt:
+    """A conversation to be rendered with the model's chat template.
+
+    Attributes:
+        template_kwargs: Extra variables for the template (``chat_template_kwargs`` on the wire).
+        add_generation_prompt: Whether the template opens a new assistant turn.
+    """
+
+    messages: Sequence[Message]
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """Raw text, tokenized with the special tokens the model's tokenizer adds by itself."""
+
+    text: str
+    add_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TokensPrompt:
+    """Token ids, taken as they are."""
+
+    token_ids: Sequence[int]
+
+
+Prompt: TypeAlias = ChatPrompt | TextPrompt | TokensPrompt

@@ -1,0 +1,1 @@
+"""Wire formats to prompts and sampling params, outputs back to wire formats."""

@@ -1,0 +1,1 @@
+"""Wire formats: the only home of pydantic."""
