@@ -40,12 +40,19 @@ class InvalidRequestError(PippinError):
 class ContextLengthError(InvalidRequestError):
     """The prompt, or the prompt and the asked-for answer, are too long for the model."""
 
-    def __init__(self, *, num_prompt_tokens: int, max_tokens: int | None, limit: int) -> None:
+    def __init__(
+        self,
+        *,
+        num_prompt_tokens: int,
+        max_tokens: int | None,
+        limit: int,
+        param: str = "messages",
+    ) -> None:
         asked = "" if max_tokens is None else f" and asks for {max_tokens} more"
         super().__init__(
             f"This model's maximum context length is {limit} tokens, but the prompt has "
             f"{num_prompt_tokens} tokens{asked}.",
-            param="messages",
+            param=param,
             code="context_length_exceeded",
         )
         self.num_prompt_tokens = num_prompt_tokens

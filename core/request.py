@@ -98,3 +98,19 @@ class RequestOutput:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawLogprobs:
+    """What the sampler says about one drawn (or given) token, before it has text.
+
+    Attributes:
+        token_id: The token that stands there.
+        logprob: Its log probability.
+        top: Token id and log probability of the likeliest candidates, best first; as many as were
+            asked for.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()

@@ -1,0 +1,266 @@
+"""Composition of scheduler, runner and text: the step. Lives on one thread, the engine thread.
+
+A step is always one ahead: while the device works on it, the one before is read back and told.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from ..backend import mx
+from ..request import FinishReason, PositionLogprobs, RawLogprobs, Request, RequestOutput
+from ..runner.model_runner import ModelRunner, StepInFlight, StepOutput
+from ..text.tokenizer import Tokenizer
+from .output_processor import OutputProcessor, prompt_logprobs
+from .schedule import Schedule
+from .scheduler import Scheduler
+from .sequence import Sequence
+from .stats import EngineStats, FinishedStats, StepStats
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What one call of `Engine.step` has to tell.
+
+    Attributes:
+        prompt_logprobs: By request id; complete before the request's first output.
+    """
+
+    outputs: list[RequestOutput] = field(default_factory=list)
+    prompt_logprobs: dict[str, Seq[PositionLogprobs | None]] = field(default_factory=dict)
+    stats: StepStats | None = None
+
+
+class Engine:
+    """Runs requests, many at a time."""
+
+    def __init__(self, scheduler: Scheduler, runner: ModelRunner, tokenizer: Tokenizer) -> None:
+        self.scheduler = scheduler
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._sequences: dict[str, list[Sequence]] = {}
+        self._processors: dict[tuple[str, int], OutputProcessor] = {}
+        self._prompt_logprobs: dict[str, list[RawLogprobs]] = {}
+        self._under_way: tuple[Schedule, StepInFlight] | None = None
+        self._num_steps = 0
+        self._prefix_counts = (0, 0)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return self.scheduler.has_work or self._under_way is not None
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            OverloadedError: The waiting queue is full.
+        """
+        sequences = self.scheduler.add(request)
+        self._sequences[request.request_id] = sequences
+        for sequence in sequences:
+            self._processors[sequence.key] = OutputProcessor(
+                self._tokenizer,
+                request.params,
+                request_id=request.request_id,
+                index=sequence.index,
+            )
+
+    def abort(self, request_id: str) -> list[FinishedStats]:
+        """End a request whose caller went away; its blocks are free at once."""
+        ended = []
+        for sequence in list(self._sequences.get(request_id, ())):
+            if not sequence.is_finished:
+                self.scheduler.finish(sequence, FinishReason.ABORT)
+                ended.append(_finished_stats(sequence))
+                self._forget(sequence)
+        return ended
+
+    def step(self) -> StepResult:
+        """Start the next step, then tell what the one before it drew.
+
+        A fault that cannot be blamed on one request fails those that run and leaves a clean engine.
+        """
+        started_at = time.monotonic()
+        result = StepResult()
+        try:
+            schedule = self.scheduler.schedule()
+            ready, self._under_way = self._under_way, None
+            if not schedule.is_empty:
+                self._under_way = (schedule, self._runner.execute(schedule))
+            if ready is not None:
+                result = self._complete(ready[0], ready[1].read(), started_at)
+        # Whatever breaks here, the thread must go on serving.
+        except Exception as error:
+            logger.exception("engine step failed running=%d", self.scheduler.num_running)
+            result = self._fail_running(error)
+        self._num_steps += 1
+        return result
+
+    def close(self) -> None:
+        """Let the device finish before the thread, and with it the thread's streams, ends.
+
+        mlx ends the process when a stream is destroyed with work in it.
+        """
+        self._under_way = None
+        mx.synchronize()
+        mx.clear_streams()
+
+    def stats(self) -> EngineStats:
+        """Numbers as of now."""
+        cache = self.scheduler.cache
+        return EngineStats(
+            num_running=self.scheduler.num_running,
+            num_waiting=self.scheduler.num_waiting,
+            num_blocks=cache.num_blocks,
+            num_free_blocks=cache.num_free,
+            num_evictable_blocks=cache.num_evictable,
+            block_size=cache.block_size,
+            kv_cache_bytes=self._runner.cache_bytes,
+            active_memory_bytes=mx.get_active_memory(),
+            num_steps=self._num_steps,
+        )
+
+    def _complete(self, schedule: Schedule, drawn: StepOutput, started_at: float) -> StepResult:
+        self._keep_prompt_logprobs(drawn)
+        for item in schedule.scheduled:
+            if item.sequence.key in drawn.failed:
+                self.scheduler.finish(item.sequence, FinishReason.ERROR)
+        failed = [i.sequence for i in schedule.scheduled if i.sequence.key in drawn.failed]
+        changed = self.scheduler.update(schedule, drawn.token_ids)
+        result = StepResult()
+        for sequence in changed:
+            if sequence.num_output_tokens <= 1:
+                self._tell_prompt_logprobs(sequence, result)
+            result.outputs.append(self._process(sequence, drawn.logprobs.get(sequence.key)))
+        for sequence in failed:
+            if sequence.key in self._processors:
+                result.outputs.append(
+                    _error_output(sequence, "the model's logits were not numbers")
+                )
+        result.stats = self._step_stats(schedule, started_at, [*changed, *failed])
+        for sequence in [*changed, *failed]:
+            if sequence.is_finished:
+                self._forget(sequence)
+        return result
+
+    def _process(self, sequence: Sequence, raw: RawLogprobs | None) -> RequestOutput:
+        tokens = sequence.token_ids[-1:] if sequence.num_output_tokens else []
+        output = self._processors[sequence.key].process(
+            tokens,
+            logprobs=None if raw is None else [raw],
+            finish_reason=sequence.finish_reason,
+            num_cached_tokens=sequence.num_cached_tokens or 0,
+        )
+        if output.finish_reason is not None and not sequence.is_finished:
+            self.scheduler.finish(sequence, output.finish_reason)  # a stop string ended it
+        return output
+
+    def _keep_prompt_logprobs(self, drawn: StepOutput) -> None:
+        for (request_id, _), (first, entries) in drawn.prompt_logprobs.items():
+            # A chunk that ran twice, around a preemption, counts once.
+            kept = self._prompt_logprobs.setdefault(request_id, [])
+            del kept[first - 1 :]
+            kept.extend(entries)
+
+    def _tell_prompt_logprobs(self, sequence: Sequence, result: StepResult) -> None:
+        if not sequence.wants_prompt_logprobs:
+            return
+        raw = self._prompt_logprobs.pop(sequence.request.request_id, [])
+        result.prompt_logprobs[sequence.request.request_id] = prompt_logprobs(
+            self._tokenizer, sequence.request.prompt_token_ids, [None, *raw]
+        )
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._processors.pop(sequence.key, None)
+        self._runner.forget(sequence.key)
+        siblings = self._sequences.get(sequence.request.request_id, [])
+        if all(sibling.is_finished for sibling in siblings):
+            self._sequences.pop(sequence.request.request_id, None)
+            self._prompt_logprobs.pop(sequence.request.request_id, None)
+
+    def _fail_running(self, error: Exception) -> StepResult:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        result = StepResult()
+        sequences = self.scheduler.touched
+        for sequence in sequences:
+            self.scheduler.finish(sequence, FinishReason.ERROR)
+            result.outputs.append(_error_output(sequence, reason))
+            self._forget(sequence)
+        self._under_way = None
+        self.scheduler.cache.clear_index()
+        self._runner.reset()
+        finished = tuple(_finished_stats(sequence) for sequence in sequences)
+        result.stats = StepStats(finished=finished)
+        return result
+
+    def _step_stats(
+        self, schedule: Schedule, started_at: float, changed: Seq[Sequence]
+    ) -> StepStats:
+        now = time.monotonic()
+        ttft, gaps = [], []
+        for sequence in changed:
+            if not sequence.num_output_tokens:
+                continue
+            if sequence.last_token_at is None:
+                ttft.append(now - sequence.request.arrival_at)
+            else:
+                gaps.append(now - sequence.last_token_at)
+            sequence.last_token_at = now
+        queries, hits = self.scheduler.num_prefix_queries, self.scheduler.num_prefix_hits
+        old_queries, old_hits = self._prefix_counts
+        self._prefix_counts = (queries, hits)
+        return StepStats(
+            duration_s=now - started_at,
+            num_prefill_tokens=schedule.num_prefill_tokens,
+            num_decode_tokens=len(ttft) + len(gaps),
+            num_preempted=len(schedule.preempted),
+            num_prefix_queries=queries - old_queries,
+            num_prefix_hits=hits - old_hits,
+            ttft_s=tuple(ttft),
+            inter_token_s=tuple(gaps),
+            queue_s=self._queue_times(schedule),
+            finished=tuple(_finished_stats(s) for s in changed if s.is_finished),
+        )
+
+    def _queue_times(self, schedule: Schedule) -> tuple[float, ...]:
+        times = []
+        for item in schedule.scheduled:
+            sequence = item.sequence
+            if sequence.first_scheduled_at is not None and not sequence.queue_time_told:
+                sequence.queue_time_told = True
+                times.append(sequence.first_scheduled_at - sequence.request.arrival_at)
+        return tuple(times)
+
+
+def _finished_stats(sequence: Sequence) -> FinishedStats:
+    arrival_at = sequence.request.arrival_at
+    scheduled_at, token_at = sequence.first_scheduled_at, sequence.first_token_at
+    assert sequence.finish_reason is not None
+    return FinishedStats(
+        finish_reason=sequence.finish_reason,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_cached_tokens=sequence.num_cached_tokens or 0,
+        num_output_tokens=sequence.num_output_tokens,
+        queue_s=None if scheduled_at is None else scheduled_at - arrival_at,
+        ttft_s=None if token_at is None else token_at - arrival_at,
+        e2e_s=time.monotonic() - arrival_at,
+    )
+
+
+def _error_output(sequence: Sequence, reason: str) -> RequestOutput:
+    return RequestOutput(
+        request_id=sequence.request.request_id,
+        index=sequence.index,
+        text="",
+        token_ids=(),
+        num_output_tokens=sequence.num_output_tokens,
+        num_cached_tokens=sequence.num_cached_tokens or 0,
+        finish_reason=FinishReason.ERROR,
+        error=reason,
+    )

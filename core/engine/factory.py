@@ -1,0 +1,172 @@
+"""Puts an engine together for a loaded model: layout, probe, memory budget, runner, scheduler."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from dataclasses import dataclass
+
+from ..backend import device_kind, mx
+from ..cache.kv_cache_manager import KVCacheManager
+from ..cache.kv_layout import KVLayout, blocks_for, split_blocks
+from ..cache.kv_store import KVStore
+from ..config import EngineConfig, SchedulerConfig
+from ..errors import ConfigError
+from ..models.loader import LoadedModel
+from ..runner.model_adapter import describe_layout, install_paged_attention, reference_logits
+from ..runner.model_runner import ModelRunner, PagedRunner, SequentialRunner
+from ..runner.probe import find_paging_problem
+from ..runner.sampler import Sampler
+from ..text.tokenizer import Tokenizer
+from .engine import Engine
+from .scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+# Share of a GPU's memory that weights, cache and activations together may take.
+_GPU_SHARE = 0.85
+# A CPU serves small models to few people; more would only be page-faulted in for nothing.
+_CPU_SHARE = 0.25
+_CPU_MOST_BYTES = 2 * 1024**3
+_ACTIVATION_PROBE_TOKENS = 64
+_DEFAULT_MAX_MODEL_LEN = 32768
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltEngine:
+    """An engine and what was decided while it was put together.
+
+    Attributes:
+        paging_problem: Why the model runs on mlx-lm's own caches; ``None`` if it is paged.
+    """
+
+    engine: Engine
+    tokenizer: Tokenizer
+    max_model_len: int
+    kv_capacity_tokens: int | None
+    layout: KVLayout
+    paging_problem: str | None
+
+
+def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
+    """Make an engine. To be called on the thread that will run it.
+
+    Raises:
+        ConfigError: The KV cache cannot hold even one short sequence.
+    """
+    tokenizer = Tokenizer(loaded.tokenizer, loaded.eos_token_ids)
+    eos_token_ids = sorted(tokenizer.eos_token_ids)
+    sampler = Sampler(eos_token_ids)
+    install_paged_attention(loaded.model)
+    layout, dtype = describe_layout(loaded.model)
+    problem = find_paging_problem(loaded.model, layout, dtype, loaded.vocab_size)
+    max_model_len = config.max_model_len or loaded.max_model_len or _DEFAULT_MAX_MODEL_LEN
+    scheduler_config, capacity = config.scheduler, None
+    runner: ModelRunner
+    if problem is not None:
+        logger.warning(
+            "model runs one request at a time on mlx-lm's own cache, without prefix caching: %s",
+            problem,
+        )
+        scheduler_config = dataclasses.replace(scheduler_config, max_num_seqs=1)
+        manager = KVCacheManager((), (), block_size=config.cache.block_size)
+        runner = SequentialRunner(loaded.model, sampler)
+    else:
+        counts = _count_blocks(loaded, layout, config, max_model_len)
+        manager = KVCacheManager(
+            layout.groups,
+            counts,
+            block_size=config.cache.block_size,
+            namespace=(loaded.fingerprint, str(dtype)),
+        )
+        store = KVStore(layout, counts, block_size=config.cache.block_size, dtype=dtype)
+        runner = PagedRunner(loaded.model, sampler, store)
+        capacity = max(counts) * config.cache.block_size
+        max_model_len = _fit_model_len(config, max_model_len, manager)
+    scheduler = Scheduler(
+        scheduler_config, manager, max_model_len=max_model_len, eos_token_ids=eos_token_ids
+    )
+    return BuiltEngine(
+        engine=Engine(scheduler, runner, tokenizer),
+        tokenizer=tokenizer,
+        max_model_len=max_model_len,
+        kv_capacity_tokens=capacity,
+        layout=layout,
+        paging_problem=problem,
+    )
+
+
+def _fit_model_len(config: EngineConfig, wanted: int, manager: KVCacheManager) -> int:
+    held = manager.max_sequence_tokens
+    if held is None or held >= wanted:
+        return wanted
+    if config.max_model_len is not None:
+        raise ConfigError(
+            f"max_model_len is {wanted}, but the KV cache holds {held} tokens; "
+            "raise kv_cache_memory or lower max_model_len"
+        )
+    return held
+
+
+def _count_blocks(
+    loaded: LoadedModel, layout: KVLayout, config: EngineConfig, max_model_len: int
+) -> list[int]:
+    size = config.cache.block_size
+    scheduler = config.scheduler
+    budget = config.cache.max_bytes
+    if budget is None:
+        budget = _measure_budget(loaded, scheduler)
+    counts = split_blocks(
+        layout,
+        max_bytes=budget,
+        block_size=size,
+        max_num_seqs=scheduler.max_num_seqs,
+        prefill_chunk=scheduler.prefill_chunk,
+    )
+    # More than all running sequences can ever fill is of use to the prefix cache alone; a few
+    # times the longest answer is plenty there.
+    most = blocks_for(max_model_len, size) * max(scheduler.max_num_seqs, 4)
+    counts = [min(count, most) for count in counts]
+    for group, count in zip(layout.groups, counts, strict=True):
+        needed = 2
+        if group.window is not None:
+            chunk = min(scheduler.prefill_chunk, max_model_len)
+            needed = blocks_for(min(group.window, max_model_len) + chunk, size, slack=1)
+        if count < needed:
+            raise ConfigError(
+                f"kv_cache_memory of {budget} bytes gives {count} blocks of {size} tokens where "
+                f"at least {needed} are needed; raise it or lower prefill_chunk"
+            )
+    return counts
+
+
+def _measure_budget(loaded: LoadedModel, scheduler: SchedulerConfig) -> int:
+    """Bytes left for keys and values beside the weights and the largest step's activations."""
+    if device_kind() == "cpu":
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return min(int(available * _CPU_SHARE), _CPU_MOST_BYTES)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    reference_logits(loaded.model, [[0] * _ACTIVATION_PROBE_TOKENS])
+    per_token = (mx.get_peak_memory() - before) / _ACTIVATION_PROBE_TOKENS
+    activations = int(per_token * scheduler.prefill_chunk)
+    mx.clear_cache()
+    limit = int(_memory_limit() * _GPU_SHARE)
+    budget = limit - mx.get_active_memory() - activations
+    logger.debug(
+        "memory model: limit=%d weights=%d activations=%d kv=%d",
+        limit,
+        mx.get_active_memory(),
+        activations,
+        budget,
+    )
+    return max(budget, 0)
+
+
+def _memory_limit() -> int:
+    info = mx.device_info()
+    for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
+        if name in info:
+            return int(info[name])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

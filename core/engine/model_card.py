@@ -1,0 +1,70 @@
+"""A source string to an engine that serves it, with everything there is to say about the model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from ..backend import blas_name, device_kind
+from ..config import EngineConfig
+from ..models.loader import LoadedModel, load_model
+from ..models.progress import Progress
+from .client import ModelCard
+from .engine import Engine
+from .factory import BuiltEngine, build_engine
+from .prompt_builder import PromptBuilder
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the engine thread needs to begin."""
+
+    engine: Engine
+    card: ModelCard
+    prompts: PromptBuilder
+
+
+def load_engine(
+    source: str, config: EngineConfig, *, served_model_name: str | None, progress: Progress
+) -> ServedModel:
+    """Fetch, load and probe a model and build its engine, on the calling thread.
+
+    Raises:
+        PippinError: Any of that failed.
+    """
+    loaded = load_model(source, progress=progress)
+    progress.start("warm-up", "checking the paged cache")
+    built = build_engine(loaded, config)
+    if built.paging_problem is not None:
+        progress.note(f"one request at a time: {built.paging_problem}")
+    progress.finish()
+    prompts = PromptBuilder(
+        built.tokenizer, max_model_len=built.max_model_len, vocab_size=loaded.vocab_size
+    )
+    return ServedModel(built.engine, _card(loaded, built, served_model_name), prompts)
+
+
+def _card(loaded: LoadedModel, built: BuiltEngine, served_model_name: str | None) -> ModelCard:
+    model_id = served_model_name or loaded.model_id
+    paged = built.paging_problem is None
+    return ModelCard(
+        model_id=model_id,
+        aliases=() if model_id == loaded.model_id else (loaded.model_id,),
+        created_unix=int(time.time()),
+        max_model_len=built.max_model_len,
+        vocab_size=loaded.vocab_size,
+        default_sampling=loaded.default_sampling,
+        details={
+            "model_type": loaded.model_type,
+            "device": device_kind(),
+            "blas": blas_name() if device_kind() == "cpu" else None,
+            "dtype": loaded.dtype,
+            "quantization": loaded.quantization,
+            "num_parameters": loaded.num_parameters,
+            "weight_bytes": loaded.weight_bytes,
+            "layers": built.layout.describe(),
+            "attention": "paged" if paged else "sequential",
+            "paging_problem": built.paging_problem,
+            "kv_capacity_tokens": built.kv_capacity_tokens,
+        },
+    )

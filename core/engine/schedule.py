@@ -1,0 +1,56 @@
+"""The frozen result of one scheduling turn: what the runner executes next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """A sequence's share of one step.
+
+    Attributes:
+        start: First position to compute.
+        num_prefill: Known tokens ``[start, start + num_prefill)`` run as a chunk, no token drawn.
+        samples: Whether position ``start + num_prefill`` runs as a decode row and draws a token.
+    """
+
+    sequence: Sequence
+    start: int
+    num_prefill: int
+    samples: bool
+
+    @property
+    def stop(self) -> int:
+        """End of the computed range."""
+        return self.start + self.num_prefill + self.samples
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One step's work.
+
+    Attributes:
+        scheduled: In the order in which they run; decode-only rows first.
+        preempted: Sequences that lost their blocks in this turn.
+    """
+
+    scheduled: tuple[ScheduledSequence, ...] = ()
+    preempted: tuple[Sequence, ...] = field(default=())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to run."""
+        return not self.scheduled
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Prompt tokens that run in chunks."""
+        return sum(item.num_prefill for item in self.scheduled)
+
+    @property
+    def rows(self) -> tuple[ScheduledSequence, ...]:
+        """The sequences that draw a token, in row order."""
+        return tuple(item for item in self.scheduled if item.samples)

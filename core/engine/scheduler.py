@@ -1,0 +1,281 @@
+"""Chooses what runs in the next step: token budget, admission, preemption.
+
+There are no phases. Every sequence has tokens, of which some are computed; a turn hands out what
+it takes for computed to catch up. A sequence with one token left decodes, a sequence with more
+prefills, a resumed one does both. Plain Python; never touches the device.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from ..cache.kv_cache_manager import KVCacheManager, PrefixMatch
+from ..config import SchedulerConfig
+from ..errors import OverloadedError
+from ..request import FinishReason, Request
+from .schedule import Schedule, ScheduledSequence
+from .sequence import Sequence, SequenceStatus
+
+# Logits of a whole chunk are kept for prompt logprobs; this bounds their memory.
+PROMPT_LOGPROBS_CHUNK = 256
+
+
+class Scheduler:
+    """Owns the waiting and the running sequences.
+
+    Args:
+        max_model_len: Most tokens of prompt and answer together.
+        eos_token_ids: Tokens that end an answer unless a request ignores them.
+        clock: Monotonic seconds; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        cache: KVCacheManager,
+        *,
+        max_model_len: int,
+        eos_token_ids: Iterable[int] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.cache = cache
+        self.max_model_len = max_model_len
+        self.eos_token_ids = frozenset(eos_token_ids)
+        self._clock = clock
+        self._waiting: list[Sequence] = []
+        self._running: list[Sequence] = []  # in order of admission; the last one is the youngest
+        self.num_prefix_queries = 0
+        self.num_prefix_hits = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for admission."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold blocks."""
+        return len(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence is unfinished."""
+        return bool(self._waiting or self._running)
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """Running sequences, oldest first."""
+        return tuple(self._running)
+
+    @property
+    def touched(self) -> tuple[Sequence, ...]:
+        """Sequences that a failed step may have left in an unknown state."""
+        return (*self._running, *(s for s in self._waiting if s.num_pending))
+
+    def add(self, request: Request) -> list[Sequence]:
+        """Queue a request's sequences.
+
+        Raises:
+            OverloadedError: The waiting queue is full.
+        """
+        if len(self._waiting) + request.num_sequences > self.config.max_queue:
+            raise OverloadedError(
+                f"The waiting queue is full ({self.config.max_queue} sequences); try again later.",
+                retry_after_s=1,
+            )
+        base = request.params.seed if request.params.seed is not None else secrets.randbits(63)
+        sequences = [
+            Sequence(
+                request, index, seed=base + index, cache=self.cache.open(salt=request.cache_salt)
+            )
+            for index in range(request.num_sequences)
+        ]
+        self._waiting.extend(sequences)
+        return sequences
+
+    def schedule(self) -> Schedule:
+        """Choose the next step's work and give it its blocks."""
+        # Everything scheduled in earlier turns is queued on the device by now, so whoever reads
+        # these blocks from here on reads them after they are written.
+        for sequence in self._running:
+            self._publish(sequence)
+        preempted: list[Sequence] = []
+        chosen = self._schedule_decoding(preempted)
+        budget = self.config.prefill_chunk
+        if chosen:
+            budget = min(budget, self.config.mixed_prefill_chunk)
+        chosen += self._continue_prefills(budget, preempted)
+        budget -= sum(item.num_prefill for item in chosen)
+        # A preemption means that there is too little memory already; admitting would thrash.
+        if not preempted:
+            chosen += self._admit(budget)
+        # An older sequence may have preempted a younger one that was chosen before it.
+        gone = {id(sequence) for sequence in preempted}
+        chosen = [item for item in chosen if id(item.sequence) not in gone]
+        now = self._clock()
+        for item in chosen:
+            item.sequence.num_computed_tokens = item.stop
+            item.sequence.num_pending += item.samples
+            if item.sequence.first_scheduled_at is None:
+                item.sequence.first_scheduled_at = now
+        return Schedule(tuple(chosen), tuple(preempted))
+
+    def update(
+        self, schedule: Schedule, token_ids: Mapping[tuple[str, int], int]
+    ) -> list[Sequence]:
+        """Take in a step's drawn tokens, keyed by `Sequence.key`.
+
+        Returns:
+            The sequences that have something new to tell: a token, or their end.
+        """
+        changed = []
+        for item in schedule.scheduled:
+            sequence = item.sequence
+            sequence.num_pending -= item.samples
+            if sequence.is_finished:
+                continue  # it ended while this step ran; its row is waste
+            if item.samples:
+                self._append(sequence, token_ids[sequence.key])
+                changed.append(sequence)
+            elif sequence.params.max_tokens == 0 and sequence.num_uncomputed_tokens == 1:
+                # Only the prompt was asked about, and all of it but the last token has run.
+                self.finish(sequence, FinishReason.LENGTH)
+                changed.append(sequence)
+        return changed
+
+    def finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        """End a sequence and free what it holds. Harmless when it has ended already."""
+        if sequence.is_finished:
+            return
+        if sequence.status is SequenceStatus.WAITING:
+            self._waiting.remove(sequence)
+        else:
+            self._running.remove(sequence)
+            self._publish(sequence)
+        self.cache.release(sequence.cache)
+        sequence.status = SequenceStatus.FINISHED
+        sequence.finish_reason = reason
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` if a block was lost or is held by nobody known."""
+        self.cache.check_integrity(sequence.cache for sequence in self._running)
+
+    def _schedule_decoding(self, preempted: list[Sequence]) -> list[ScheduledSequence]:
+        chosen = []
+        for sequence in list(self._running):
+            if sequence.status is not SequenceStatus.RUNNING:
+                continue  # preempted for an older one in this very turn
+            if sequence.num_uncomputed_tokens == 1 and self._may_sample(sequence):
+                item = ScheduledSequence(sequence, sequence.num_computed_tokens, 0, samples=True)
+                if self._grow(item, preempted):
+                    chosen.append(item)
+        return chosen
+
+    def _continue_prefills(self, budget: int, preempted: list[Sequence]) -> list[ScheduledSequence]:
+        chosen = []
+        for sequence in list(self._running):
+            if budget <= 0:
+                break
+            if sequence.status is SequenceStatus.RUNNING and sequence.num_uncomputed_tokens > 1:
+                item = self._chunk(sequence, budget)
+                if self._grow(item, preempted):
+                    chosen.append(item)
+                    budget -= item.num_prefill
+        return chosen
+
+    def _admit(self, budget: int) -> list[ScheduledSequence]:
+        chosen: list[ScheduledSequence] = []
+        for sequence in list(self._waiting):
+            if budget <= 0 or len(self._running) >= self.config.max_num_seqs:
+                break
+            if sequence.num_pending:
+                continue  # preempted in mid-step: its token is not back yet
+            match = self.cache.match(sequence.cache, sequence.token_ids)
+            if sequence.wants_prompt_logprobs:
+                match = PrefixMatch(0, False)  # what is found would have no logits
+            if match.is_pending:
+                continue  # somebody computes this very prefix: wait, then share it
+            if not self.cache.can_hold(
+                sequence.cache,
+                match,
+                num_tokens=sequence.num_tokens + 1,
+                max_chunk=self.config.prefill_chunk,
+            ):
+                break  # first come, first served: nobody overtakes for being short
+            self._start(sequence, match)
+            item = self._chunk(sequence, budget)
+            if not self.cache.try_grow(sequence.cache, start=item.start, stop=item.stop):
+                self._preempt(sequence)
+                break
+            chosen.append(item)
+            budget -= item.num_prefill
+        return chosen
+
+    def _start(self, sequence: Sequence, match: PrefixMatch) -> None:
+        num_cached = self.cache.adopt(sequence.cache, match)
+        self.cache.announce(sequence.cache)
+        sequence.num_computed_tokens = num_cached
+        if sequence.num_cached_tokens is None:
+            # Counted once: what a resumed sequence finds again is its own work.
+            sequence.num_cached_tokens = num_cached
+            self.num_prefix_queries += sequence.num_tokens
+            self.num_prefix_hits += num_cached
+        self._waiting.remove(sequence)
+        self._running.append(sequence)
+        sequence.status = SequenceStatus.RUNNING
+
+    def _chunk(self, sequence: Sequence, budget: int) -> ScheduledSequence:
+        remaining = sequence.num_uncomputed_tokens - 1
+        if sequence.wants_prompt_logprobs:
+            budget = min(budget, PROMPT_LOGPROBS_CHUNK)
+        num_prefill = min(remaining, budget)
+        samples = num_prefill == remaining and self._may_sample(sequence)
+        return ScheduledSequence(sequence, sequence.num_computed_tokens, num_prefill, samples)
+
+    def _grow(self, item: ScheduledSequence, preempted: list[Sequence]) -> bool:
+        """Give an item its blocks, at the cost of the youngest others; whether it has them."""
+        while not self.cache.try_grow(item.sequence.cache, start=item.start, stop=item.stop):
+            victim = self._running[-1]
+            self._preempt(victim)
+            preempted.append(victim)
+            if victim is item.sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._publish(sequence)
+        self.cache.release(sequence.cache)
+        self._running.remove(sequence)
+        self._waiting.insert(0, sequence)
+        sequence.status = SequenceStatus.WAITING
+        sequence.num_computed_tokens = 0
+
+    def _publish(self, sequence: Sequence) -> None:
+        known = min(sequence.num_computed_tokens, sequence.num_tokens)
+        self.cache.publish(sequence.cache, sequence.token_ids, num_computed=known)
+
+    def _may_sample(self, sequence: Sequence) -> bool:
+        return sequence.num_output_tokens + sequence.num_pending < self._max_output(sequence)
+
+    def _max_output(self, sequence: Sequence) -> int:
+        room = self.max_model_len - sequence.num_prompt_tokens
+        asked = sequence.params.max_tokens
+        return room if asked is None else min(room, asked)
+
+    def _append(self, sequence: Sequence, token_id: int) -> None:
+        sequence.token_ids.append(token_id)
+        params = sequence.params
+        now = self._clock()
+        if sequence.first_token_at is None:
+            sequence.first_token_at = now
+        if sequence.num_output_tokens > params.min_tokens:
+            ends = token_id in self.eos_token_ids and not params.ignore_eos
+            if ends or token_id in params.stop_token_ids:
+                sequence.stop_token_id = token_id
+                self.finish(sequence, FinishReason.STOP)
+                return
+        if sequence.num_output_tokens >= self._max_output(sequence):
+            self.finish(sequence, FinishReason.LENGTH)

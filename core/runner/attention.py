@@ -1,0 +1,175 @@
+"""Attention over the paged KV store, in plain MLX.
+
+`paged_attention` is the seam for kernels: queries, one layer's store, and which blocks each row
+attends to. `chunk_attention` serves prefill, where gathering the prefix once is small against the
+work and MLX's fused attention does the rest.
+"""
+
+from __future__ import annotations
+
+from ..backend import device_kind, mx
+from .forward_batch import PagedRows, PrefixRun
+
+# MLX's CPU attention computes masked scores too; tiles of queries skip most of the upper triangle.
+_CPU_QUERY_TILE = 128
+
+
+def paged_attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    rows: PagedRows,
+    *,
+    scale: float,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """Attention of decode rows, each over its own blocks.
+
+    Args:
+        queries: ``[rows, num_heads, 1, key_dim]``.
+        keys: ``[num_blocks, num_kv_heads, block_size, key_dim]``.
+        values: ``[num_blocks, num_kv_heads, block_size, value_dim]``.
+        sinks: ``[num_heads]``, logits of a token that is attended to but has no value.
+
+    Returns:
+        ``[rows, num_heads, 1, value_dim]``, in the dtype of the queries.
+    """
+    # `gather_mm` sums in the dtype of its inputs: fine for float32, too coarse for 16 bits.
+    attend = _by_pairs if keys.dtype == mx.float32 else _by_gather
+    return attend(queries, keys, values, rows, scale, sinks)
+
+
+def _by_pairs(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    rows: PagedRows,
+    scale: float,
+    sinks: mx.array | None,
+) -> mx.array:
+    """Multiply with blocks where they lie: work and memory follow the sum of the lengths."""
+    num_rows, num_heads, _, key_dim = queries.shape
+    num_blocks, num_kv_heads, block_size, value_dim = values.shape
+    group = num_heads // num_kv_heads
+    heads = mx.arange(num_kv_heads, dtype=mx.uint32)
+    matrices = rows.blocks[:, None] * num_kv_heads + heads  # [pairs, kv_heads]
+    num_pairs = rows.blocks.shape[0]
+    scores = mx.gather_mm(
+        (queries.astype(mx.float32) * scale).reshape(num_rows * num_kv_heads, group, key_dim),
+        keys.reshape(num_blocks * num_kv_heads, block_size, key_dim).swapaxes(-1, -2),
+        lhs_indices=rows.rows[:, None] * num_kv_heads + heads,
+        rhs_indices=matrices,
+    )  # [pairs, kv_heads, group, block_size]
+    scores = mx.where(rows.valid[:, None, None], scores, -mx.inf)
+    peak = mx.full((num_rows, num_kv_heads, group), -mx.inf)
+    if sinks is not None:
+        peak = mx.broadcast_to(sinks.astype(mx.float32).reshape(num_kv_heads, group), peak.shape)
+    peak = peak.at[rows.rows].maximum(scores.max(axis=-1))  # [rows, kv_heads, group]
+    weights = mx.exp(scores - peak[rows.rows][..., None])
+    partial = mx.gather_mm(
+        weights.reshape(num_pairs * num_kv_heads, group, block_size),
+        values.reshape(num_blocks * num_kv_heads, block_size, value_dim),
+        lhs_indices=mx.arange(num_pairs * num_kv_heads, dtype=mx.uint32).reshape(num_pairs, -1),
+        rhs_indices=matrices,
+    )  # [pairs, kv_heads, group, value_dim]
+    total = rows.row_of_pair @ weights.sum(axis=-1).reshape(num_pairs, -1)
+    if sinks is not None:
+        total = total + mx.exp(sinks.astype(mx.float32) - peak.reshape(num_rows, -1))
+    summed = rows.row_of_pair @ partial.reshape(num_pairs, -1)
+    out = summed.reshape(num_rows, num_heads, value_dim) / total[..., None]
+    return out[:, :, None].astype(queries.dtype)
+
+
+def _by_gather(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    rows: PagedRows,
+    scale: float,
+    sinks: mx.array | None,
+) -> mx.array:
+    """Copy every row's blocks side by side and call MLX's fused attention."""
+    num_rows, width = rows.table.shape
+
+    def run(store: mx.array) -> mx.array:
+        _, heads, size, dim = store.shape
+        return store[rows.table].swapaxes(1, 2).reshape(num_rows, heads, width * size, dim)
+
+    return mx.fast.scaled_dot_product_attention(
+        queries,
+        run(keys),
+        run(values),
+        scale=scale,
+        mask=rows.table_valid[:, None, None],
+        sinks=sinks,
+    )
+
+
+def chunk_attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    *,
+    prefix_length: int,
+    window: int | None,
+    scale: float,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """Causal attention of a prefill chunk over its prefix and itself.
+
+    Args:
+        queries: ``[1, num_heads, length, key_dim]``.
+        keys: ``[1, num_kv_heads, prefix_length + length, key_dim]``.
+        values: The same with ``value_dim``.
+        window: Tokens that each query attends to, itself included; ``None`` for all.
+
+    Returns:
+        ``[1, num_heads, length, value_dim]``.
+    """
+    length = queries.shape[2]
+    tile = _CPU_QUERY_TILE if device_kind() == "cpu" else length
+    outputs = []
+    for start in range(0, length, tile):
+        stop = min(start + tile, length)
+        # Keys that no query of this tile attends to are left out on both ends.
+        first = 0 if window is None else max(0, prefix_length + start - window + 1)
+        last = prefix_length + stop
+        outputs.append(
+            mx.fast.scaled_dot_product_attention(
+                queries[:, :, start:stop],
+                keys[:, :, first:last],
+                values[:, :, first:last],
+                scale=scale,
+                mask=_tile_mask(stop - start, last - first, window),
+                sinks=sinks,
+            )
+        )
+    return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=2)
+
+
+def _tile_mask(num_queries: int, num_keys: int, window: int | None) -> mx.array | str:
+    """Mask for queries that stand at the end of the keys; MLX aligns "causal" the same way."""
+    if window is None or num_keys <= window:
+        return "causal"
+    at = mx.arange(num_keys - num_queries, num_keys)[:, None]
+    keys = mx.arange(num_keys)[None]
+    return (keys <= at) & (keys > at - window)
+
+
+def with_prefix(
+    prefix: PrefixRun,
+    gathered: tuple[mx.array, mx.array],
+    keys: mx.array,
+    values: mx.array,
+) -> tuple[mx.array, mx.array]:
+    """Put gathered prefix blocks, cut to their tokens, in front of a chunk's own keys and values.
+
+    Args:
+        gathered: Keys and values as `KVStore.gather` returns them.
+        keys: ``[1, num_kv_heads, length, key_dim]``.
+    """
+    old_keys, old_values = (array[:, :, : prefix.num_tokens] for array in gathered)
+    return (
+        mx.concatenate([old_keys.astype(keys.dtype), keys], axis=2),
+        mx.concatenate([old_values.astype(values.dtype), values], axis=2),
+    )
