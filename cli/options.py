@@ -1,0 +1,145 @@
+"""The options of `pippin serve`, one Annotated type each.
+
+Defaults are absent on purpose: `None` means "not given", and `settings` then looks into the file
+and at last at the configs' own defaults. The help texts say what these are, and a test compares.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .byte_size import parse_bytes
+
+
+class LogLevel(StrEnum):
+    """How much the log says."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _parse_size(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="What to serve: 'demo', a folder, a .gguf file, or a hub id like org/name. "
+        "Default: demo.",
+        envvar="PIPPIN_MODEL",
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML file with a [serve] table; flags and environment go before it.",
+        envvar="PIPPIN_CONFIG",
+    ),
+]
+HostOption = Annotated[
+    str | None,
+    typer.Option("--host", help="Address to listen on. Default: 127.0.0.1.", envvar="PIPPIN_HOST"),
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        min=0,
+        max=65535,
+        help="TCP port; 0 takes a free one. Default: 8000.",
+        envvar="PIPPIN_PORT",
+    ),
+]
+ServedModelNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--served-model-name",
+        metavar="NAME",
+        help="Name of the model on the wire. Default: its hub id, or its folder's name.",
+        envvar="PIPPIN_SERVED_MODEL_NAME",
+    ),
+]
+MaxModelLenOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-len",
+        min=1,
+        help="Most tokens of prompt and answer together. Default: what model and memory allow.",
+        envvar="PIPPIN_MAX_MODEL_LEN",
+    ),
+]
+MaxNumSeqsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-num-seqs",
+        min=1,
+        help="Most answers that are generated together. Default: 64.",
+        envvar="PIPPIN_MAX_NUM_SEQS",
+    ),
+]
+KvCacheMemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        "--kv-cache-memory",
+        metavar="SIZE",
+        parser=_parse_size,
+        help="Memory for keys and values, like 2GiB or 500MB. Default: from the device's memory.",
+        envvar="PIPPIN_KV_CACHE_MEMORY",
+    ),
+]
+BlockSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--block-size",
+        min=1,
+        help="Tokens in a block of the KV cache; a power of two. Default: 32.",
+        envvar="PIPPIN_BLOCK_SIZE",
+    ),
+]
+PrefillChunkOption = Annotated[
+    int | None,
+    typer.Option(
+        "--prefill-chunk",
+        min=1,
+        help="Most prompt tokens computed in one step. Default: 2048.",
+        envvar="PIPPIN_PREFILL_CHUNK",
+    ),
+]
+MaxQueueOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-queue",
+        min=1,
+        help="Most requests that may wait; further ones are refused. Default: 1024.",
+        envvar="PIPPIN_MAX_QUEUE",
+    ),
+]
+LogLevelOption = Annotated[
+    LogLevel | None,
+    typer.Option(
+        "--log-level", help="How much the log says. Default: info.", envvar="PIPPIN_LOG_LEVEL"
+    ),
+]
+ApiKeyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        help="Key that callers must show; may be given more than once, and the variable may hold "
+        "several with spaces between. Default: none, open to everyone.",
+        envvar="PIPPIN_API_KEY",
+    ),
+]

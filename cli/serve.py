@@ -1,0 +1,44 @@
+"""`pippin serve`: the command, from its options to its settings."""
+
+from __future__ import annotations
+
+from . import options
+from .settings import load_settings
+
+
+def serve(  # noqa: PLR0913 - typer makes one parameter of every option
+    model: options.ModelArgument = None,
+    *,
+    config: options.ConfigOption = None,
+    host: options.HostOption = None,
+    port: options.PortOption = None,
+    served_model_name: options.ServedModelNameOption = None,
+    max_model_len: options.MaxModelLenOption = None,
+    max_num_seqs: options.MaxNumSeqsOption = None,
+    kv_cache_memory: options.KvCacheMemoryOption = None,
+    block_size: options.BlockSizeOption = None,
+    prefill_chunk: options.PrefillChunkOption = None,
+    max_queue: options.MaxQueueOption = None,
+    log_level: options.LogLevelOption = None,
+    api_key: options.ApiKeyOption = None,
+) -> None:
+    """Serve a model over an OpenAI-compatible API."""
+    given = {
+        "model": model,
+        "host": host,
+        "port": port,
+        "served_model_name": served_model_name,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "kv_cache_memory": kv_cache_memory,
+        "block_size": block_size,
+        "prefill_chunk": prefill_chunk,
+        "max_queue": max_queue,
+        "log_level": None if log_level is None else log_level.value,
+        "api_key": api_key,
+    }
+    settings = load_settings(given, config)
+    # Brings rich now and mlx later: `pippin --help` must not pay for them.
+    from .serve_run import run_serve
+
+    run_serve(settings)

@@ -1,0 +1,135 @@
+"""Settings of `pippin serve`: flag over environment over file over default, into frozen configs.
+
+Flags and environment come from the option parser, merged and typed; the file is read here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pippin.core.config import CacheConfig, EngineConfig, SchedulerConfig
+from pippin.core.errors import ConfigError
+from pippin.server.config import ServerConfig
+
+from .byte_size import parse_bytes
+
+_TABLE = "serve"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_SERVER, _CACHE, _SCHEDULER = ServerConfig(), CacheConfig(), SchedulerConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """All settings of one `pippin serve`; a field is a flag, a variable and a key of the file.
+
+    Attributes:
+        served_model_name: ``None`` keeps the model's own.
+        max_model_len: In tokens; ``None`` takes what model and memory allow.
+        kv_cache_memory: In bytes; ``None`` sizes it from the device's memory.
+    """
+
+    model: str = "demo"
+    host: str = _SERVER.host
+    port: int = _SERVER.port
+    served_model_name: str | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int = _SCHEDULER.max_num_seqs
+    kv_cache_memory: int | None = _CACHE.max_bytes
+    block_size: int = _CACHE.block_size
+    prefill_chunk: int = _SCHEDULER.prefill_chunk
+    max_queue: int = _SCHEDULER.max_queue
+    log_level: str = "info"
+    api_key: tuple[str, ...] = _SERVER.api_keys
+
+    def engine_config(self) -> EngineConfig:
+        """Raises ConfigError if a value is out of range."""
+        return EngineConfig(
+            max_model_len=self.max_model_len,
+            cache=CacheConfig(block_size=self.block_size, max_bytes=self.kv_cache_memory),
+            scheduler=SchedulerConfig(
+                max_num_seqs=self.max_num_seqs,
+                prefill_chunk=self.prefill_chunk,
+                mixed_prefill_chunk=min(self.prefill_chunk, _SCHEDULER.mixed_prefill_chunk),
+                max_queue=self.max_queue,
+            ),
+        )
+
+    def server_config(self) -> ServerConfig:
+        """Raises ConfigError if a value is out of range."""
+        return ServerConfig(host=self.host, port=self.port, api_keys=self.api_key)
+
+
+def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
+    """Put the layers together.
+
+    Args:
+        given: Values of flags and environment by field name; ``None`` and an empty list mean that
+            it was not given.
+        file: A TOML file with a ``[serve]`` table.
+
+    Raises:
+        ConfigError: The file cannot be read, holds an unknown key or a value of a wrong type; the
+            message names the key and the file.
+    """
+    values = read_settings_file(file) if file is not None else {}
+    values |= {name: value for name, value in given.items() if value not in (None, [], ())}
+    if "api_key" in values:
+        values["api_key"] = tuple(values["api_key"])
+    return ServeSettings(**values)
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """The ``[serve]`` table by field name, checked; keys may be written with ``-`` or ``_``.
+
+    Raises:
+        ConfigError: As for `load_settings`.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    for name, table in content.items():
+        if name != _TABLE or not isinstance(table, dict):
+            raise ConfigError(f"{path}: '{name}' is not known; settings go into a [{_TABLE}] table")
+    values: dict[str, Any] = {}
+    for key, value in content.get(_TABLE, {}).items():
+        name = key.replace("-", "_")
+        if name in values:
+            raise ConfigError(f"{path}: '{key}' is given twice")
+        values[name] = _checked(name, key, value, path)
+    return values
+
+
+def _checked(name: str, key: str, value: Any, path: Path) -> Any:
+    known = {field.name for field in fields(ServeSettings)}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean '{close[0].replace('_', '-')}'?" if close else ""
+        raise ConfigError(f"{path}: unknown setting '{key}'{hint}")
+    if name == "kv_cache_memory" and isinstance(value, str):
+        try:
+            return parse_bytes(value)
+        except ValueError as error:
+            raise ConfigError(f"{path}: '{key}': {error}") from error
+    if name == "api_key":
+        keys = [value] if isinstance(value, str) else value
+        if not isinstance(keys, list) or not all(isinstance(entry, str) for entry in keys):
+            raise ConfigError(f"{path}: '{key}' must be a text or a list of texts")
+        return tuple(keys)
+    if name in ("model", "host", "served_model_name", "log_level"):
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: '{key}' must be a text")
+        if name == "log_level" and value not in LOG_LEVELS:
+            raise ConfigError(f"{path}: '{key}' must be one of {', '.join(LOG_LEVELS)}")
+        return value
+    # bool is an int to Python, but `port = true` is a mistake.
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{path}: '{key}' must be a whole number")
+    return value

@@ -1,0 +1,148 @@
+"""Flag over environment over file over default, for every setting at once."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from pippin.cli.main import app
+from pippin.cli.settings import ServeSettings, load_settings, read_settings_file
+from pippin.core.config import EngineConfig
+from pippin.core.errors import ConfigError
+from pippin.server.config import ServerConfig
+
+# Three values for each setting that are neither the default nor each other.
+VALUES: dict[str, tuple[Any, Any, Any]] = {
+    "model": ("org/a", "org/b", "org/c"),
+    "host": ("127.0.0.2", "127.0.0.3", "::1"),
+    "port": (1, 2, 3),
+    "served_model_name": ("one", "two", "three"),
+    "max_model_len": (11, 12, 13),
+    "max_num_seqs": (21, 22, 23),
+    "kv_cache_memory": (31, 32, 33),
+    "block_size": (4, 8, 16),
+    "prefill_chunk": (41, 42, 43),
+    "max_queue": (51, 52, 53),
+    "log_level": ("debug", "warning", "error"),
+    "api_key": ("k1", "k2", "k3"),
+}
+LAYERS = ("flag", "env", "file")
+
+
+def test_the_table_above_is_complete() -> None:
+    assert set(VALUES) == {field.name for field in dataclasses.fields(ServeSettings)}
+
+
+def run(args: list[str], env: dict[str, str]) -> ServeSettings:
+    """The settings that `pippin serve` would run with."""
+    with patch("pippin.cli.serve_run.run_serve") as run_serve:
+        result = CliRunner().invoke(app, ["serve", *args], env=env)
+    assert result.exit_code == 0, result.output
+    (resolved,) = run_serve.call_args.args
+    assert isinstance(resolved, ServeSettings)
+    return resolved
+
+
+def expected_value(name: str, layers: set[str]) -> Any:
+    for index, layer in enumerate(LAYERS):
+        if layer in layers:
+            value = VALUES[name][index]
+            return (value,) if name == "api_key" else value
+    return getattr(ServeSettings(), name)
+
+
+layer_choices = st.fixed_dictionaries({name: st.sets(st.sampled_from(LAYERS)) for name in VALUES})
+
+
+@settings(max_examples=60, deadline=None)
+@given(layer_choices, st.sampled_from("-_"))
+def test_the_highest_layer_that_speaks_wins(chosen: dict[str, set[str]], dash: str) -> None:
+    args, env, lines = [], {}, ["[serve]"]
+    for name, layers in chosen.items():
+        flag_value, env_value, file_value = VALUES[name]
+        if "flag" in layers:
+            flag = [] if name == "model" else [f"--{name.replace('_', '-')}"]
+            args += [*flag, str(flag_value)]
+        if "env" in layers:
+            env[f"PIPPIN_{name.upper()}"] = str(env_value)
+        if "file" in layers:
+            quoted = f'"{file_value}"' if isinstance(file_value, str) else str(file_value)
+            lines.append(f"{name.replace('_', dash)} = {quoted}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pippin.toml"
+        path.write_text("\n".join(lines))
+        resolved = run([*args, "--config", str(path)], env)
+    for name, layers in chosen.items():
+        assert getattr(resolved, name) == expected_value(name, layers), name
+
+
+def test_nothing_given_is_the_configs_defaults() -> None:
+    resolved = run([], {})
+    assert resolved == ServeSettings()
+    assert resolved.engine_config() == EngineConfig()
+    assert resolved.server_config() == ServerConfig()
+
+
+def test_every_setting_arrives_in_a_config() -> None:
+    given = {name: values[0] for name, values in VALUES.items()} | {"api_key": ["k1", "k2"]}
+    resolved = load_settings(given, None)
+    engine, server = resolved.engine_config(), resolved.server_config()
+    assert (engine.max_model_len, engine.cache.max_bytes, engine.cache.block_size) == (11, 31, 4)
+    assert engine.scheduler.max_num_seqs == 21
+    assert (engine.scheduler.prefill_chunk, engine.scheduler.mixed_prefill_chunk) == (41, 41)
+    assert engine.scheduler.max_queue == 51
+    assert (server.host, server.port, server.api_keys) == ("127.0.0.2", 1, ("k1", "k2"))
+
+
+def test_keys_and_sizes_come_in_their_forms(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text('[serve]\nkv-cache-memory = "2GiB"\napi_key = ["a", "b"]\n')
+    assert read_settings_file(path) == {"kv_cache_memory": 2 * 1024**3, "api_key": ("a", "b")}
+    assert run(["--api-key", "a", "--api-key", "b"], {}).api_key == ("a", "b")
+    assert run([], {"PIPPIN_API_KEY": "a b"}).api_key == ("a", "b")
+    assert run(["--kv-cache-memory", "1.5GiB"], {}).kv_cache_memory == 3 * 512 * 1024**2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[serve]\nprot = 1", "unknown setting 'prot'; did you mean 'port'"),
+        ("[serve]\nmax-num-seq = 1", "did you mean 'max-num-seqs'"),
+        ("[serve]\nxyzzy = 1", "unknown setting 'xyzzy'"),
+        ("[serves]\nport = 1", "'serves' is not known"),
+        ("port = 1", "'port' is not known"),
+        ("serve = 1", "'serve' is not known"),
+        ("[serve]\nport = true", "'port' must be a whole number"),
+        ('[serve]\nport = "80"', "'port' must be a whole number"),
+        ("[serve]\nhost = 1", "'host' must be a text"),
+        ("[serve]\nlog-level = 'loud'", "must be one of debug"),
+        ("[serve]\nkv-cache-memory = '2XB'", "'kv-cache-memory': '2XB' is not a size"),
+        ("[serve]\nkv-cache-memory = 1.5", "must be a whole number"),
+        ("[serve]\napi-key = [1]", "must be a text or a list"),
+        ("[serve]\nmax-queue = 1\nmax_queue = 2", "'max_queue' is given twice"),
+        ("[serve\n", "not valid TOML"),
+        (b"\xff\xfe", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_misuse_and_named(tmp_path: Path, content: str | bytes, said: str) -> None:
+    path = tmp_path / "p.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as caught:
+        read_settings_file(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    result = CliRunner().invoke(app, ["serve", "--config", str(path)])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_missing_file_is_misuse(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["serve", "--config", str(tmp_path / "gone.toml")])
+    assert result.exit_code == 2
+    assert "gone.toml cannot be read" in result.stderr

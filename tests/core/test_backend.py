@@ -1,0 +1,75 @@
+"""What the preparation does to a fresh process; it cannot be undone in this one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pippin.core.backend import device_kind
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or device_kind() != "cpu",
+    reason="the BLAS is replaced on Linux without a GPU only",
+)
+
+
+def run_python(code: str, **env: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert finished.stderr == ""
+    return finished.stdout.strip()
+
+
+PRINT_BLAS = "from pippin.core.backend import blas_name; print(blas_name())"
+
+
+def test_an_openblas_is_found_without_importing_cv2() -> None:
+    code = f"import sys; {PRINT_BLAS}; print('cv2' in sys.modules)"
+    blas, cv2_imported = run_python(code).splitlines()
+    assert blas.startswith("OpenBLAS (")
+    assert cv2_imported == "False"
+
+
+@pytest.mark.parametrize("library", ["none", "/nowhere/libopenblas.so", "libm.so.6"])
+def test_without_a_usable_library_the_reference_is_named(library: str) -> None:
+    assert run_python(PRINT_BLAS, PIPPIN_BLAS=library).startswith("reference")
+
+
+def test_importing_mlx_first_is_noticed() -> None:
+    assert "before pippin" in run_python(f"import mlx.core; {PRINT_BLAS}")
+
+
+def test_products_are_the_same_with_either_library() -> None:
+    code = (
+        "from pippin.core.backend import mx; mx.random.seed(1); "
+        "a, b = mx.random.normal((64, 96)), mx.random.normal((96, 48)); print((a @ b).sum().item())"
+    )
+    with_openblas, with_reference = run_python(code), run_python(code, PIPPIN_BLAS="none")
+    assert float(with_openblas) == pytest.approx(float(with_reference), abs=1e-3)
+
+
+def test_compilation_is_off() -> None:
+    # A compiled function runs its Python once per shape, a plain one at every call.
+    code = (
+        "from pippin.core.backend import mx; calls = []\n"
+        "def double(x):\n    calls.append(1)\n    return x + x\n"
+        "compiled = mx.compile(double)\n"
+        "for _ in range(3): mx.eval(compiled(mx.ones(4)))\n"
+        "print(len(calls))"
+    )
+    assert run_python(code) == "3"
+
+
+def test_a_thread_count_that_is_set_is_left_alone() -> None:
+    code = (
+        "import pippin.core.backend as backend\n"
+        "backend._blas_threads = lambda: 1 / 0\n"
+        "print(backend._preload_openblas())"
+    )
+    assert run_python(code, OPENBLAS_NUM_THREADS="1").startswith("OpenBLAS")
