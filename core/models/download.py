@@ -6,6 +6,7 @@ fetched again, and an interrupted file goes on where it stopped.
 
 from __future__ import annotations
 
+import queue
 import threading
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,34 @@ IGNORED_FILES = (
     "consolidated*.safetensors",
 )
 
-_CONNECT_TIMEOUT_S = 4.0
+_PROBE_TIMEOUT_S = 4.0
 
 
 def hub_is_reachable() -> bool:
     """Whether the hub answers at once. Costs a few seconds at the very most."""
-    # Both imports are heavy, and a local model needs neither.
-    import httpx
+    # Heavy, and a local model does not need it.
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    # On a thread, because the time that a name server may take has no limit of its own.
+    threading.Thread(
+        target=lambda: answers.put(_answers(constants.ENDPOINT)), daemon=True, name="pippin-probe"
+    ).start()
     try:
-        httpx.head(constants.ENDPOINT, timeout=_CONNECT_TIMEOUT_S, follow_redirects=False)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError):
+        return answers.get(timeout=_PROBE_TIMEOUT_S)
+    except queue.Empty:
+        return False
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    try:
+        httpx.head(url, timeout=_PROBE_TIMEOUT_S, follow_redirects=False)
+    # Whatever is in the way, from a refused connection to a proxy setting httpx cannot use.
+    except Exception:
         return False
     return True
 

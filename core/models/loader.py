@@ -172,9 +172,7 @@ def _load_tokenizer(folder: Path, config: dict[str, Any]) -> tuple[Any, set[int]
 
     load: Any = load_tokenizer
     # Said explicitly, because transformers would otherwise ask on the terminal.
-    wrapper = load(
-        folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id")
-    )
+    wrapper = load(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     return wrapper._tokenizer, set(wrapper.eos_token_ids)
 
 

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from ..backend import mx  # first: mlx_lm below loads mlx
+
+# isort: split
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
-from ..backend import mx
 from ..cache.kv_layout import KVLayout, LayerKind, LayerSpec
 from .layer_cache import PagedLayerCache
 

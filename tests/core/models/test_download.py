@@ -5,6 +5,7 @@ In processes of their own, because the client reads its address and folders once
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from pippin.core.models.download import hub_is_reachable
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -197,3 +200,16 @@ def test_the_hubs_refusals_say_what_to_do(
     message = str(fetch(hub.url)["error"])
     assert said in message
     assert "\n" not in message
+
+
+def test_a_hub_that_accepts_and_says_nothing_is_not_reachable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("pippin.core.models.download._PROBE_TIMEOUT_S", 0.2)
+        started_at = time.monotonic()
+        assert not hub_is_reachable()
+        assert time.monotonic() - started_at < 5
