@@ -22,6 +22,11 @@ decode of one sequence           10.5 tokens/s             12.9 tokens/s
 the shared objects in the world-writable ``/tmp/mlx`` and loads them from there. And it gains
 nothing: prefill 226 to 232 and decode 12.7 to 13.6 tokens/s with it, 222 to 240 and 12.8 to 12.9
 without.
+
+On the CPU mlx's exponential takes 9.3 ns a number and its sigmoid 9.5 to 14.5, on one core and
+without SIMD, while ``power(2, x)`` takes 3.2. So ``nn.silu``, the gate of nearly every model, is
+replaced there by one that is built on it: 3.8 instead of 14.7 ns a number, greatest relative error
+against float64 9.0e-7 instead of 9.3e-7. That is a quarter of a long prefill.
 """
 
 from __future__ import annotations
@@ -29,10 +34,12 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
+import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 DeviceKind: TypeAlias = Literal["metal", "cuda", "cpu"]
 
@@ -130,7 +137,7 @@ _BLAS_NAME = _prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
-__all__ = ["DeviceKind", "blas_name", "device_kind", "mx", "nn"]
+__all__ = ["LOG2_E", "DeviceKind", "blas_name", "device_kind", "exp2", "mx", "nn", "stock_silu"]
 
 
 def device_kind() -> DeviceKind:
@@ -149,5 +156,21 @@ def blas_name() -> str | None:
     return _BLAS_NAME
 
 
+def exp2(x: mx.array) -> mx.array:
+    """Two to the power of ``x``: what softmax should be made of wherever mlx does not fuse it."""
+    return mx.power(2.0, x)
+
+
+def _cpu_silu(x: mx.array) -> mx.array:
+    """``x * sigmoid(x)``."""
+    return x / (1 + exp2(x * -LOG2_E))
+
+
+LOG2_E = math.log2(math.e)
+
+_activations: Any = nn  # mlx's stubs leave the functions of this module out
+stock_silu: Callable[[mx.array], mx.array] = _activations.silu
+
 if device_kind() == "cpu":
     mx.disable_compile()
+    _activations.silu = _cpu_silu

@@ -25,7 +25,8 @@ def root_hash(*extra_keys: str) -> BlockHash:
     """
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for key in extra_keys:
-        raw = key.encode()
+        # A salt may come from JSON, which can spell half of a surrogate pair.
+        raw = key.encode("utf-8", "surrogatepass")
         # Length first, so that ("ab", "c") and ("a", "bc") differ.
         digest.update(len(raw).to_bytes(8, "little") + raw)
     return BlockHash(digest.digest())

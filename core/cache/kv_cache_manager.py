@@ -142,14 +142,15 @@ class KVCacheManager:
         """Whether a prompt of ``num_tokens``, run in chunks, fits beside what is in use now."""
         for group, pool in zip(self.groups, self.pools, strict=True):
             first = group.first_needed(match.num_blocks * self.block_size) // self.block_size
-            needed = blocks_for(num_tokens, self.block_size) - match.num_blocks
-            if group.window is not None:
-                chunk = blocks_for(group.window + max_chunk, self.block_size, slack=1)
-                needed = min(needed, chunk)
             # Reused blocks that nobody holds stop being available once they are adopted.
             reused = (pool.index.block_of(h) for h in cache.block_hashes[first : match.num_blocks])
             idle = sum(block is not None and pool.is_evictable(block) for block in reused)
-            if needed > pool.num_available - idle:
+            needed = blocks_for(num_tokens, self.block_size) - match.num_blocks + idle
+            if group.window is not None:
+                # Never more at once, reused ones included: those behind the window are let go.
+                most = blocks_for(group.window + max_chunk, self.block_size, slack=1)
+                needed = min(needed, most)
+            if needed > pool.num_available:
                 return False
         return True
 

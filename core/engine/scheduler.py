@@ -140,8 +140,9 @@ class Scheduler:
             if item.samples:
                 self._append(sequence, token_ids[sequence.key])
                 changed.append(sequence)
-            elif sequence.params.max_tokens == 0 and sequence.num_uncomputed_tokens == 1:
-                # Only the prompt was asked about, and all of it but the last token has run.
+            elif self._max_output(sequence) <= 0 and item.stop >= sequence.num_tokens - 1:
+                # Only the prompt was asked about, and all of it but the last token has run, in
+                # this very step: what is computed by now may be in the step after it.
                 self.finish(sequence, FinishReason.LENGTH)
                 changed.append(sequence)
         return changed
@@ -201,7 +202,7 @@ class Scheduler:
             if not self.cache.can_hold(
                 sequence.cache,
                 match,
-                num_tokens=sequence.num_tokens + 1,
+                num_tokens=min(sequence.num_tokens + 1, self.max_model_len),
                 max_chunk=self.config.prefill_chunk,
             ):
                 break  # first come, first served: nobody overtakes for being short

@@ -7,7 +7,7 @@ work and MLX's fused attention does the rest.
 
 from __future__ import annotations
 
-from ..backend import device_kind, mx
+from ..backend import LOG2_E, device_kind, exp2, mx
 from .forward_batch import PagedRows, PrefixRun
 
 # MLX's CPU attention computes masked scores too; tiles of queries skip most of the upper triangle.
@@ -34,8 +34,10 @@ def paged_attention(
     Returns:
         ``[rows, num_heads, 1, value_dim]``, in the dtype of the queries.
     """
-    # `gather_mm` sums in the dtype of its inputs: fine for float32, too coarse for 16 bits.
-    attend = _by_pairs if keys.dtype == mx.float32 else _by_gather
+    # `gather_mm` sums in the dtype of its inputs: fine for float32, too coarse for 16 bits. And
+    # MLX has no `segmented_mm` on CUDA.
+    in_place = keys.dtype == mx.float32 and device_kind() == "cpu"
+    attend = _by_pairs if in_place else _by_gather
     return attend(queries, keys, values, rows, scale, sinks)
 
 
@@ -47,7 +49,10 @@ def _by_pairs(
     scale: float,
     sinks: mx.array | None,
 ) -> mx.array:
-    """Multiply with blocks where they lie: work and memory follow the sum of the lengths."""
+    """Multiply with blocks where they lie: work and memory follow the sum of the lengths.
+
+    Scores are kept in powers of two: see `exp2`.
+    """
     num_rows, num_heads, _, key_dim = queries.shape
     num_blocks, num_kv_heads, block_size, value_dim = values.shape
     group = num_heads // num_kv_heads
@@ -55,29 +60,39 @@ def _by_pairs(
     matrices = rows.blocks[:, None] * num_kv_heads + heads  # [pairs, kv_heads]
     num_pairs = rows.blocks.shape[0]
     scores = mx.gather_mm(
-        (queries.astype(mx.float32) * scale).reshape(num_rows * num_kv_heads, group, key_dim),
+        (queries.astype(mx.float32) * (scale * LOG2_E)).reshape(
+            num_rows * num_kv_heads, group, key_dim
+        ),
         keys.reshape(num_blocks * num_kv_heads, block_size, key_dim).swapaxes(-1, -2),
         lhs_indices=rows.rows[:, None] * num_kv_heads + heads,
         rhs_indices=matrices,
     )  # [pairs, kv_heads, group, block_size]
     scores = mx.where(rows.valid[:, None, None], scores, -mx.inf)
-    peak = mx.full((num_rows, num_kv_heads, group), -mx.inf)
-    if sinks is not None:
-        peak = mx.broadcast_to(sinks.astype(mx.float32).reshape(num_kv_heads, group), peak.shape)
+    shape = (num_rows, num_kv_heads, group)
+    if sinks is None:
+        peak = mx.full(shape, -mx.inf)
+    else:
+        sinks = sinks.astype(mx.float32).reshape(num_kv_heads, group) * LOG2_E
+        peak = mx.broadcast_to(sinks, shape)
     peak = peak.at[rows.rows].maximum(scores.max(axis=-1))  # [rows, kv_heads, group]
-    weights = mx.exp(scores - peak[rows.rows][..., None])
+    weights = exp2(scores - peak[rows.rows][..., None])
     partial = mx.gather_mm(
         weights.reshape(num_pairs * num_kv_heads, group, block_size),
         values.reshape(num_blocks * num_kv_heads, block_size, value_dim),
         lhs_indices=mx.arange(num_pairs * num_kv_heads, dtype=mx.uint32).reshape(num_pairs, -1),
         rhs_indices=matrices,
     )  # [pairs, kv_heads, group, value_dim]
-    total = rows.row_of_pair @ weights.sum(axis=-1).reshape(num_pairs, -1)
+    total = _sum_by_row(weights.sum(axis=-1).reshape(num_pairs, -1), rows)
     if sinks is not None:
-        total = total + mx.exp(sinks.astype(mx.float32) - peak.reshape(num_rows, -1))
-    summed = rows.row_of_pair @ partial.reshape(num_pairs, -1)
+        total = total + exp2(sinks - peak).reshape(num_rows, -1)
+    summed = _sum_by_row(partial.reshape(num_pairs, -1), rows)
     out = summed.reshape(num_rows, num_heads, value_dim) / total[..., None]
     return out[:, :, None].astype(queries.dtype)
+
+
+def _sum_by_row(pairs: mx.array, rows: PagedRows) -> mx.array:
+    """``[pairs, n]`` -> ``[rows, n]``. What is not a number stays in its own row."""
+    return mx.segmented_mm(mx.ones((1, pairs.shape[0])), pairs, rows.spans)[:, 0]
 
 
 def _by_gather(
@@ -127,33 +142,87 @@ def chunk_attention(
         ``[1, num_heads, length, value_dim]``.
     """
     length = queries.shape[2]
-    tile = _CPU_QUERY_TILE if device_kind() == "cpu" else length
+    on_cpu = device_kind() == "cpu"
+    tile = _CPU_QUERY_TILE if on_cpu else length
     outputs = []
     for start in range(0, length, tile):
         stop = min(start + tile, length)
         # Keys that no query of this tile attends to are left out on both ends.
         first = 0 if window is None else max(0, prefix_length + start - window + 1)
         last = prefix_length + stop
+        attend = _attend_unfused if on_cpu else _attend_fused
         outputs.append(
-            mx.fast.scaled_dot_product_attention(
+            attend(
                 queries[:, :, start:stop],
                 keys[:, :, first:last],
                 values[:, :, first:last],
-                scale=scale,
-                mask=_tile_mask(stop - start, last - first, window),
-                sinks=sinks,
+                window,
+                scale,
+                sinks,
             )
         )
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=2)
 
 
-def _tile_mask(num_queries: int, num_keys: int, window: int | None) -> mx.array | str:
-    """Mask for queries that stand at the end of the keys; MLX aligns "causal" the same way."""
-    if window is None or num_keys <= window:
-        return "causal"
+def _attend_fused(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    window: int | None,
+    scale: float,
+    sinks: mx.array | None,
+) -> mx.array:
+    """Queries stand at the end of the keys; MLX aligns "causal" the same way."""
+    num_queries, num_keys = queries.shape[2], keys.shape[2]
+    mask: mx.array | str = "causal"
+    if window is not None and num_keys > window:
+        mask = _causal_mask(num_queries, num_keys, window)
+    return mx.fast.scaled_dot_product_attention(
+        queries, keys, values, scale=scale, mask=mask, sinks=sinks
+    )
+
+
+def _attend_unfused(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    window: int | None,
+    scale: float,
+    sinks: mx.array | None,
+) -> mx.array:
+    """The same in parts: MLX has no fused attention for the CPU, and these parts are faster.
+
+    All heads of a group are rows of one product, and scores are kept in powers of two.
+    """
+    _, num_heads, num_queries, key_dim = queries.shape
+    _, num_kv_heads, num_keys, value_dim = values.shape
+    group = num_heads // num_kv_heads
+    grouped = (queries.astype(mx.float32) * (scale * LOG2_E)).reshape(
+        num_kv_heads, group * num_queries, key_dim
+    )
+    scores = grouped @ keys[0].astype(mx.float32).swapaxes(-1, -2)
+    scores = scores.reshape(num_kv_heads, group, num_queries, num_keys)
+    if num_queries > 1 or (window is not None and num_keys > window):
+        scores = mx.where(_causal_mask(num_queries, num_keys, window), scores, -mx.inf)
+    peak = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        sinks = sinks.astype(mx.float32).reshape(num_kv_heads, group, 1, 1) * LOG2_E
+        peak = mx.maximum(peak, sinks)
+    weights = exp2(scores - peak)
+    total = weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + exp2(sinks - peak)
+    summed = weights.reshape(num_kv_heads, -1, num_keys) @ values[0].astype(mx.float32)
+    out = summed.reshape(num_kv_heads, group, num_queries, value_dim) / total
+    return out.reshape(1, num_heads, num_queries, value_dim).astype(queries.dtype)
+
+
+def _causal_mask(num_queries: int, num_keys: int, window: int | None) -> mx.array:
+    """``[num_queries, num_keys]``, bool, for queries that stand at the end of the keys."""
     at = mx.arange(num_keys - num_queries, num_keys)[:, None]
     keys = mx.arange(num_keys)[None]
-    return (keys <= at) & (keys > at - window)
+    mask = keys <= at
+    return mask if window is None else mask & (keys > at - window)
 
 
 def with_prefix(

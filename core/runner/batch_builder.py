@@ -97,14 +97,15 @@ def _paged_rows(tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup)
     counts = np.asarray([len(run) for run in runs])
     rows = np.repeat(np.arange(len(runs)), counts)
     # Position of each pair's first slot: the row's first block plus the place in the row's run.
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    stops = np.cumsum(counts)
+    place = np.arange(len(rows)) - np.repeat(stops - counts, counts)
     starts = (np.asarray(firsts)[rows] + place) * size
     last = np.asarray(positions)[rows]
     at = starts[:, None] + np.arange(size)
     valid = at <= last[:, None]
     if group.window is not None:
         valid &= at > (last - group.window)[:, None]
-    padded = np.zeros((len(runs), int(counts.max())), dtype=np.uint32)
+    padded = np.repeat(np.asarray([[run[-1]] for run in runs], np.uint32), counts.max(), axis=1)
     padded[rows, place] = np.concatenate([np.asarray(run) for run in runs])
     padded_valid = np.zeros((*padded.shape, size), dtype=np.bool_)
     padded_valid[rows, place] = valid
@@ -113,7 +114,7 @@ def _paged_rows(tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup)
         rows=mx.array(rows.astype(np.uint32)),
         blocks=mx.array(padded[rows, place]),
         valid=mx.array(valid),
-        row_of_pair=mx.array((np.arange(len(runs))[:, None] == rows).astype(np.float32)),
+        spans=mx.array(np.stack([stops - counts, stops], axis=1).astype(np.uint32)),
         table=mx.array(padded),
         table_valid=mx.array(padded_valid.reshape(len(runs), -1)),
     )

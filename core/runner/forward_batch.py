@@ -24,8 +24,9 @@ class PagedRows:
         rows: ``[pairs]``, uint32, ascending.
         blocks: ``[pairs]``, uint32, block id.
         valid: ``[pairs, block_size]``, bool, slots that the row attends to.
-        row_of_pair: ``[rows, pairs]``, float32, 1 where the pair belongs to the row.
-        table: ``[rows, width]``, uint32, block ids by row, padded with block 0.
+        spans: ``[rows, 2]``, uint32, first pair of each row and the one after its last.
+        table: ``[rows, width]``, uint32, block ids by row. Padded with the row's own last block:
+            what another sequence's blocks hold need not be numbers.
         table_valid: ``[rows, width * block_size]``, bool.
     """
 
@@ -33,7 +34,7 @@ class PagedRows:
     rows: mx.array
     blocks: mx.array
     valid: mx.array
-    row_of_pair: mx.array
+    spans: mx.array
     table: mx.array
     table_valid: mx.array
 

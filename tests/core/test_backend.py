@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 
-from pippin.core.backend import device_kind
+from pippin.core.backend import device_kind, exp2, mx, nn, stock_silu
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or device_kind() != "cpu",
@@ -73,3 +75,22 @@ def test_a_thread_count_that_is_set_is_left_alone() -> None:
         "print(backend._preload_openblas())"
     )
     assert run_python(code, OPENBLAS_NUM_THREADS="1").startswith("OpenBLAS")
+
+
+def test_the_replaced_gate_is_as_exact_as_the_stock_one() -> None:
+    x = mx.concatenate([mx.random.uniform(-30, 30, (20_000,)), mx.array([0.0, -100.0, 100.0])])
+    wide = np.asarray(x).astype(np.float64)
+    gate: Any = getattr(nn, "silu")  # noqa: B009 - unknown to mlx's stubs
+    want = wide / (1 + np.exp(-wide))
+    errors = [
+        np.abs(np.asarray(silu(x)).astype(np.float64) - want).max() for silu in (gate, stock_silu)
+    ]
+    assert errors[0] <= 2 * errors[1]
+    assert np.isnan(np.asarray(gate(mx.array([float("nan")]))))[0]
+
+
+def test_exp2_is_exact_to_a_few_units_in_the_last_place() -> None:
+    x = mx.random.uniform(-120, 20, (20_000,))
+    want = np.exp2(np.asarray(x).astype(np.float64))
+    assert (np.abs(np.asarray(exp2(x)) - want) / want).max() < 5e-7
+    assert exp2(mx.array([-float("inf")])).item() == 0.0
