@@ -67,6 +67,17 @@ class KVStore:
             self._heads.append(mx.arange(layer.num_kv_heads)[None])
         mx.eval(self.arrays())
 
+    def scrub(self) -> None:
+        """Put 0 in place of everything that is not a finite number.
+
+        Attention gives slots that it masks the weight 0, but 0 times NaN is NaN: such a slot would
+        spoil whoever holds its block next.
+        """
+        for arrays in (self._keys, self._values):
+            for layer in range(len(arrays)):
+                arrays[layer] = mx.where(mx.isfinite(arrays[layer]), arrays[layer], 0)
+                mx.eval(arrays[layer])  # one by one: never the whole store twice
+
     @property
     def nbytes(self) -> int:
         """Memory of all arrays."""

@@ -128,10 +128,14 @@ class Engine:
 
     def _complete(self, schedule: Schedule, drawn: StepOutput, started_at: float) -> StepResult:
         self._keep_prompt_logprobs(drawn)
-        for item in schedule.scheduled:
-            if item.sequence.key in drawn.failed:
-                self.scheduler.finish(item.sequence, FinishReason.ERROR)
-        failed = [i.sequence for i in schedule.scheduled if i.sequence.key in drawn.failed]
+        rows = [item.sequence for item in schedule.rows]
+        failed = [s for s in rows if s.key in drawn.failed and not s.is_finished]
+        for sequence in failed:
+            self.scheduler.finish(sequence, FinishReason.ERROR)
+        if drawn.failed:
+            # Its blocks are up for grabs, by hash and as free ones, and no longer hold numbers.
+            self.scheduler.cache.clear_index()
+            self._runner.scrub()
         changed = self.scheduler.update(schedule, drawn.token_ids)
         result = StepResult()
         for sequence in changed:
@@ -139,10 +143,7 @@ class Engine:
                 self._tell_prompt_logprobs(sequence, result)
             result.outputs.append(self._process(sequence, drawn.logprobs.get(sequence.key)))
         for sequence in failed:
-            if sequence.key in self._processors:
-                result.outputs.append(
-                    _error_output(sequence, "the model's logits were not numbers")
-                )
+            result.outputs.append(_error_output(sequence, "the model's logits were not numbers"))
         result.stats = self._step_stats(schedule, started_at, [*changed, *failed])
         for sequence in [*changed, *failed]:
             if sequence.is_finished:

@@ -18,7 +18,8 @@ from ..backend import mx  # first: mlx_lm below loads mlx
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from ..cache.kv_layout import KVLayout, LayerKind, LayerSpec
-from .layer_cache import PagedLayerCache
+from ..errors import UnsupportedFeatureError
+from .layer_cache import PagedLayerCache, WindowMask
 
 # An mlx-lm model: called with token ids ``[batch, length]`` and a list of caches.
 Model: TypeAlias = Any
@@ -73,6 +74,8 @@ class _Dispatch:
     ) -> mx.array:
         if isinstance(cache, PagedLayerCache):
             return cache.attend(queries, keys, values, scale=scale, mask=mask, sinks=sinks)
+        if isinstance(mask, WindowMask):
+            raise UnsupportedFeatureError("layers share the keys and values of another layer")
         out: mx.array = self.original(
             queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
         )

@@ -93,7 +93,7 @@ class ModelRunner(ABC):
         for item in schedule.scheduled:
             if item.num_prefill:
                 logits = self._run_chunk(item)
-                if item.sequence.wants_prompt_logprobs:
+                if _predicts_prompt(item):
                     prompt.append(_prompt_logprobs(item, logits))
         sampled, extra = None, list[mx.array]()
         rows = schedule.rows
@@ -111,6 +111,10 @@ class ModelRunner(ABC):
     def forget(self, key: RowKey) -> None:
         """Drop what is kept for a finished sequence."""
         self._sampler.forget(key)
+
+    @abstractmethod
+    def scrub(self) -> None:
+        """Clear away what sequences that failed have left behind."""
 
     def reset(self) -> None:
         """Start from a clean device state after a failed step."""
@@ -155,6 +159,10 @@ class PagedRunner(ModelRunner):
     def cache_bytes(self) -> int:
         """Memory of the KV store."""
         return self._store.nbytes
+
+    def scrub(self) -> None:
+        """Clear all blocks of what are no numbers."""
+        self._store.scrub()
 
     def reset(self) -> None:
         """Empty the KV store."""
@@ -209,6 +217,9 @@ class SequentialRunner(ModelRunner):
         if key == self._owner:
             self._caches, self._owner = [], None
 
+    def scrub(self) -> None:
+        """Nothing to do: `forget` has dropped the failed sequence's cache."""
+
     def reset(self) -> None:
         """Drop the running cache."""
         super().reset()
@@ -248,6 +259,13 @@ def _row_state(item: ScheduledSequence) -> RowState:
         num_output_tokens=drawn - sequence.num_prompt_tokens,
         token_ids=sequence.token_ids,
     )
+
+
+def _predicts_prompt(item: ScheduledSequence) -> bool:
+    """Whether a chunk's logits are about prompt tokens whose logprobs are wanted."""
+    # A resumed sequence also runs chunks that lie in its answer.
+    sequence = item.sequence
+    return sequence.wants_prompt_logprobs and item.start + 1 < sequence.num_prompt_tokens
 
 
 def _prompt_logprobs(
