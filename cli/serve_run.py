@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -68,11 +69,23 @@ def run_serve(settings: ServeSettings) -> None:
         metrics = Metrics()
         engine.observe(metrics.observe_step)
         announce = _make_announcement(console, engine, started_at)
-        run_server(engine, server_config, metrics=metrics, on_started=announce)
+        run_server(
+            engine,
+            server_config,
+            metrics=metrics,
+            on_started=announce,
+            on_draining=partial(_say_goodbye, console),
+        )
     except OSError as error:
         raise _port_error(server_config, error) from error
     finally:
         engine.close()
+
+
+def _say_goodbye(console: Console, num_running: int) -> None:
+    if num_running:
+        answers = "answer" if num_running == 1 else "answers"
+        console.print(f"finishing {num_running} {answers}; Ctrl-C again quits at once")
 
 
 def check_port_is_free(config: ServerConfig) -> None:

@@ -22,9 +22,9 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         if self.block_size <= 0 or self.block_size & (self.block_size - 1):
-            raise ConfigError(f"block_size must be a power of two, got {self.block_size}")
+            raise ConfigError(f"block-size must be a power of two, got {self.block_size}")
         if self.max_bytes is not None and self.max_bytes <= 0:
-            raise ConfigError(f"kv_cache_memory must be positive, got {self.max_bytes} bytes")
+            raise ConfigError(f"kv-cache-memory must be positive, got {self.max_bytes} bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,9 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "prefill_chunk", "mixed_prefill_chunk", "max_queue"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,4 +66,4 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.max_model_len is not None and self.max_model_len < 1:
-            raise ConfigError(f"max_model_len must be at least 1, got {self.max_model_len}")
+            raise ConfigError(f"max-model-len must be at least 1, got {self.max_model_len}")

@@ -37,7 +37,7 @@ class ServerConfig:
             raise ConfigError(f"port must be between 0 and 65535, got {self.port}")
         # A key is compared with a header, and headers are ASCII without borders of white space.
         if any(not key.isascii() or not key.strip() or key != key.strip() for key in self.api_keys):
-            raise ConfigError("api_keys must be non-empty ASCII without surrounding white space")
+            raise ConfigError("api-key must be non-empty ASCII without surrounding white space")
         if self.max_body_bytes < 1:
             raise ConfigError(f"max_body_bytes must be at least 1, got {self.max_body_bytes}")
         if not 0 <= self.sse_keepalive_s < float("inf"):

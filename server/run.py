@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pippin.core.engine.client import EngineClient
 
@@ -37,6 +37,7 @@ def run_server(
     *,
     metrics: Metrics | None = None,
     on_started: Callable[[str, int], None] | None = None,
+    on_draining: Callable[[int], None] | None = None,
 ) -> None:
     """Serve until a signal ends it. Blocks; call it on the main thread.
 
@@ -47,13 +48,17 @@ def run_server(
         config: Where to listen, and for how long to drain.
         metrics: The one whose `observe_step` the engine has been given.
         on_started: Called on the event loop with the host and the port that listen.
+        on_draining: Called on the event loop, after the first signal, with the number of requests
+            that are still being answered.
 
     Raises:
         OSError: The address cannot be bound.
     """
     drain = Drain()
     app = create_app(engine, config, metrics=metrics, drain=drain)
-    DrainingServer(app, config, drain, on_started=on_started).run_until_drained()
+    DrainingServer(
+        app, config, drain, on_started=on_started, on_draining=on_draining
+    ).run_until_drained()
 
 
 class DrainingServer(uvicorn.Server):
@@ -71,10 +76,11 @@ class DrainingServer(uvicorn.Server):
         drain: Drain,
         *,
         on_started: Callable[[str, int], None] | None = None,
+        on_draining: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                self._quietly(app),
                 host=config.host,
                 port=config.port,
                 loop="uvloop",
@@ -92,6 +98,7 @@ class DrainingServer(uvicorn.Server):
         self._server_config = config
         self._drain = drain
         self._on_started = on_started
+        self._on_draining = on_draining
         self._draining: asyncio.Task[None] | None = None
 
     def run_until_drained(self) -> None:
@@ -143,10 +150,24 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
             self.force_exit = True
 
+    def _quietly(self, app: ASGIApp) -> ASGIApp:
+        """The app, but requests that the end of the server cuts off leave no traceback."""
+
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                if not self.should_exit:
+                    raise
+
+        return call
+
     async def _drain_then_exit(self) -> None:
         self._drain.start()
         timeout_s = self._server_config.drain_timeout_s
         logger.info("drain_started running=%d timeout_s=%g", self._drain.num_running, timeout_s)
+        if self._on_draining is not None:
+            self._on_draining(self._drain.num_running)
         try:
             await asyncio.wait_for(self._drain.wait_idle(), timeout_s)
         except TimeoutError:

@@ -103,8 +103,8 @@ def _fit_model_len(config: EngineConfig, wanted: int, manager: KVCacheManager) -
         return wanted
     if config.max_model_len is not None:
         raise ConfigError(
-            f"max_model_len is {wanted}, but the KV cache holds {held} tokens; "
-            "raise kv_cache_memory or lower max_model_len"
+            f"max-model-len is {wanted}, but the KV cache holds {held} tokens; "
+            "raise kv-cache-memory or lower max-model-len"
         )
     return held
 
@@ -135,8 +135,9 @@ def _count_blocks(
             needed = blocks_for(min(group.window, max_model_len) + chunk, size, slack=1)
         if count < needed:
             raise ConfigError(
-                f"kv_cache_memory of {budget} bytes gives {count} blocks of {size} tokens where "
-                f"at least {needed} are needed; raise it or lower prefill_chunk"
+                f"kv-cache-memory of {budget} bytes gives {count} blocks of {size} tokens where "
+                f"at least {needed} are needed; raise it"
+                + ("" if group.window is None else " or lower prefill-chunk")
             )
     return counts
 

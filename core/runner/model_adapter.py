@@ -3,7 +3,7 @@
 mlx-lm's model code runs unchanged, but its attention calls the module-level function
 ``scaled_dot_product_attention``. That name is swapped, in the modules that the loaded model's
 classes come from, for one that sends paged layers to paged attention and everything else on to
-the original. This is the only patch of foreign code in the project.
+the original. Beside it only one name of foreign code is replaced: `backend` explains ``nn.silu``.
 """
 
 from __future__ import annotations

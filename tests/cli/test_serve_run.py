@@ -108,7 +108,9 @@ def test_settings_reach_engine_and_server_and_the_engine_is_closed(
 ) -> None:
     served: list[Any] = []
 
-    def run_server(engine: Any, config: ServerConfig, *, metrics: Any, on_started: Any) -> None:
+    def run_server(
+        engine: Any, config: ServerConfig, *, metrics: Any, on_started: Any, **_: Any
+    ) -> None:
         served.append((engine, config))
         assert engine.observers == [metrics.observe_step]
         assert not engine.closed
