@@ -128,8 +128,8 @@ class Engine:
 
     def _complete(self, schedule: Schedule, drawn: StepOutput, started_at: float) -> StepResult:
         self._keep_prompt_logprobs(drawn)
-        rows = [item.sequence for item in schedule.rows]
-        failed = [s for s in rows if s.key in drawn.failed and not s.is_finished]
+        ran = [item.sequence for item in schedule.scheduled]
+        failed = [s for s in ran if s.key in drawn.failed and not s.is_finished]
         for sequence in failed:
             self.scheduler.finish(sequence, FinishReason.ERROR)
         if drawn.failed:

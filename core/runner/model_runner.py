@@ -6,6 +6,7 @@ it is read: rows whose newest token the host does not know yet take it from the 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -69,6 +70,11 @@ class StepInFlight:
             if self.sampled.logprobs is not None:
                 logprobs = {self.keys[i]: raw for i, raw in self.sampled.logprobs.read().items()}
         prompt = {key: (first, list(a.read().values())) for key, first, a in self.prompt}
+        failed |= {
+            key
+            for key, (_, entries) in prompt.items()
+            if any(math.isnan(entry.logprob) for entry in entries)
+        }
         return StepOutput(ids, failed, logprobs, prompt)
 
 
