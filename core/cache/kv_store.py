@@ -9,7 +9,6 @@ in place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,23 +16,32 @@ from ..backend import mx
 from .kv_layout import KVLayout
 
 
-@dataclass(frozen=True, slots=True)
 class SlotIndex:
     """Where the tokens of one forward pass are written, for one layer group.
 
-    Attributes:
-        blocks: ``[tokens, 1]``, block of each token.
-        offsets: ``[tokens, 1]``, its place in the block.
+    Args:
+        slots: Slot of each token.
     """
 
-    blocks: mx.array
-    offsets: mx.array
+    def __init__(self, slots: Sequence[int], block_size: int) -> None:
+        self._slots = np.asarray(slots, dtype=np.int64)
+        self._block_size = block_size
+        # All layers of a group ask for the same thing.
+        self._vectors: dict[tuple[int, int], mx.array] = {}
 
-    @classmethod
-    def from_slots(cls, slots: Sequence[int], block_size: int) -> SlotIndex:
-        """Split flat slots into block and offset."""
-        flat = np.asarray(slots, dtype=np.int32)[:, None]
-        return cls(mx.array(flat // block_size), mx.array(flat % block_size))
+    def vectors(self, num_kv_heads: int, length: int) -> mx.array:
+        """Which of a layer's vectors are written: ``[batch * num_kv_heads * length]``, int32.
+
+        They come in the order in which models make keys: batch, head, position. A layer's vectors
+        are numbered in the store's order: block, head, place in the block.
+        """
+        key = (num_kv_heads, length)
+        if key not in self._vectors:
+            blocks, offsets = np.divmod(self._slots.reshape(-1, 1, length), self._block_size)
+            heads = np.arange(num_kv_heads)[:, None]
+            numbers = (blocks * num_kv_heads + heads) * self._block_size + offsets
+            self._vectors[key] = mx.array(numbers.reshape(-1).astype(np.int32))
+        return self._vectors[key]
 
 
 class KVStore:
@@ -52,19 +60,18 @@ class KVStore:
         self._num_blocks = tuple(num_blocks)
         self._keys: list[mx.array] = []
         self._values: list[mx.array] = []
-        self._heads: list[mx.array] = []
         self.group_of_layer = [layout.group_of(i) for i in range(len(layout.layers))]
         self.reset()
 
     def reset(self) -> None:
         """Start again with empty arrays, whatever state a failed step left the old ones in."""
-        self._keys, self._values, self._heads = [], [], []
+        self._keys, self._values = [], []
         for index, layer in enumerate(self.layout.layers):
             blocks = self._num_blocks[self.group_of_layer[index]]
-            shape = (blocks, layer.num_kv_heads, self.block_size)
-            self._keys.append(mx.zeros((*shape, layer.key_dim), dtype=self.dtype))
-            self._values.append(mx.zeros((*shape, layer.value_dim), dtype=self.dtype))
-            self._heads.append(mx.arange(layer.num_kv_heads)[None])
+            # Flat, because a write by one index is one quick operation; by three it is many.
+            count = blocks * layer.num_kv_heads * self.block_size
+            self._keys.append(mx.zeros((count, layer.key_dim), dtype=self.dtype))
+            self._values.append(mx.zeros((count, layer.value_dim), dtype=self.dtype))
         mx.eval(self.arrays())
 
     def scrub(self) -> None:
@@ -89,11 +96,11 @@ class KVStore:
 
     def keys(self, layer: int) -> mx.array:
         """``[num_blocks, num_kv_heads, block_size, key_dim]``. Do not keep the reference."""
-        return self._keys[layer]
+        return self._by_block(layer, self._keys[layer])
 
     def values(self, layer: int) -> mx.array:
         """``[num_blocks, num_kv_heads, block_size, value_dim]``. Do not keep the reference."""
-        return self._values[layer]
+        return self._by_block(layer, self._values[layer])
 
     def write(self, layer: int, keys: mx.array, values: mx.array, slots: SlotIndex) -> None:
         """Put new tokens into their slots.
@@ -103,9 +110,9 @@ class KVStore:
                 order of ``slots``.
             values: The same with ``value_dim``.
         """
-        index = (slots.blocks, self._heads[layer], slots.offsets)
-        self._keys[layer][index] = _by_token(keys).astype(self.dtype)
-        self._values[layer][index] = _by_token(values).astype(self.dtype)
+        index = slots.vectors(keys.shape[1], keys.shape[2])
+        self._keys[layer][index] = keys.reshape(-1, keys.shape[3]).astype(self.dtype)
+        self._values[layer][index] = values.reshape(-1, values.shape[3]).astype(self.dtype)
 
     def gather(self, layer: int, blocks: mx.array) -> tuple[mx.array, mx.array]:
         """Copy blocks into one run of tokens.
@@ -116,12 +123,11 @@ class KVStore:
         Returns:
             Keys and values, each ``[1, num_kv_heads, n * block_size, dim]``.
         """
-        return _as_run(self._keys[layer][blocks]), _as_run(self._values[layer][blocks])
+        return _as_run(self.keys(layer)[blocks]), _as_run(self.values(layer)[blocks])
 
-
-def _by_token(array: mx.array) -> mx.array:
-    batch, heads, length, dim = array.shape
-    return array.swapaxes(1, 2).reshape(batch * length, heads, dim)
+    def _by_block(self, layer: int, vectors: mx.array) -> mx.array:
+        heads = self.layout.layers[layer].num_kv_heads
+        return vectors.reshape(-1, heads, self.block_size, vectors.shape[-1])
 
 
 def _as_run(blocks: mx.array) -> mx.array:

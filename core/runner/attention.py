@@ -56,31 +56,26 @@ def _by_pairs(
     num_rows, num_heads, _, key_dim = queries.shape
     num_blocks, num_kv_heads, block_size, value_dim = values.shape
     group = num_heads // num_kv_heads
-    heads = mx.arange(num_kv_heads, dtype=mx.uint32)
-    matrices = rows.blocks[:, None] * num_kv_heads + heads  # [pairs, kv_heads]
+    index = rows.index(num_kv_heads)
     num_pairs = rows.blocks.shape[0]
     scores = mx.gather_mm(
         (queries.astype(mx.float32) * (scale * LOG2_E)).reshape(
             num_rows * num_kv_heads, group, key_dim
         ),
         keys.reshape(num_blocks * num_kv_heads, block_size, key_dim).swapaxes(-1, -2),
-        lhs_indices=rows.rows[:, None] * num_kv_heads + heads,
-        rhs_indices=matrices,
+        lhs_indices=index.queries,
+        rhs_indices=index.blocks,
     )  # [pairs, kv_heads, group, block_size]
     scores = mx.where(rows.valid[:, None, None], scores, -mx.inf)
-    shape = (num_rows, num_kv_heads, group)
-    if sinks is None:
-        peak = mx.full(shape, -mx.inf)
-    else:
+    if sinks is not None:
         sinks = sinks.astype(mx.float32).reshape(num_kv_heads, group) * LOG2_E
-        peak = mx.broadcast_to(sinks, shape)
-    peak = peak.at[rows.rows].maximum(scores.max(axis=-1))  # [rows, kv_heads, group]
-    weights = exp2(scores - peak[rows.rows][..., None])
+    peak = _peak_by_row(scores, rows, sinks)  # [rows, kv_heads, group]
+    weights = exp2(scores - (peak if num_rows == 1 else peak[rows.rows])[..., None])
     partial = mx.gather_mm(
         weights.reshape(num_pairs * num_kv_heads, group, block_size),
         values.reshape(num_blocks * num_kv_heads, block_size, value_dim),
-        lhs_indices=mx.arange(num_pairs * num_kv_heads, dtype=mx.uint32).reshape(num_pairs, -1),
-        rhs_indices=matrices,
+        lhs_indices=index.pairs,
+        rhs_indices=index.blocks,
     )  # [pairs, kv_heads, group, value_dim]
     total = _sum_by_row(weights.sum(axis=-1).reshape(num_pairs, -1), rows)
     if sinks is not None:
@@ -90,8 +85,20 @@ def _by_pairs(
     return out[:, :, None].astype(queries.dtype)
 
 
+def _peak_by_row(scores: mx.array, rows: PagedRows, sinks: mx.array | None) -> mx.array:
+    """``[pairs, kv_heads, group, block_size]`` -> ``[rows, kv_heads, group]``."""
+    if rows.num_rows == 1:
+        peak = scores.max(axis=(0, 3))[None]
+        return peak if sinks is None else mx.maximum(peak, sinks)
+    shape = (rows.num_rows, *scores.shape[1:3])
+    start = mx.full(shape, -mx.inf) if sinks is None else mx.broadcast_to(sinks, shape)
+    return start.at[rows.rows].maximum(scores.max(axis=-1))
+
+
 def _sum_by_row(pairs: mx.array, rows: PagedRows) -> mx.array:
     """``[pairs, n]`` -> ``[rows, n]``. What is not a number stays in its own row."""
+    if rows.num_rows == 1:
+        return pairs.sum(axis=0, keepdims=True)
     return mx.segmented_mm(mx.ones((1, pairs.shape[0])), pairs, rows.spans)[:, 0]
 
 

@@ -53,7 +53,7 @@ def build_rows(
         slots = [table.slot(p) for table, p in zip(own, positions, strict=True)]
         by_group.append(
             GroupBatch(
-                slots=SlotIndex.from_slots(slots, own[0].block_size),
+                slots=SlotIndex(slots, own[0].block_size),
                 rows=_paged_rows(own, positions, group),
             )
         )
@@ -71,7 +71,7 @@ def _slots(table: BlockTable, start: int, stop: int) -> SlotIndex:
     held = np.asarray(table.block_ids, dtype=np.int64)
     blocks = held[positions // size - table.first_block]
     slots = blocks * size + positions % size
-    return SlotIndex.from_slots(slots.tolist(), size)
+    return SlotIndex(slots.tolist(), size)
 
 
 def _prefix(table: BlockTable, group: LayerGroup, start: int) -> PrefixRun:

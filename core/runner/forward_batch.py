@@ -6,10 +6,25 @@ draw a token, ``[rows, 1]``. Each row attends to its own length; nothing is padd
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..backend import mx
 from ..cache.kv_store import SlotIndex
+
+
+@dataclass(frozen=True, slots=True)
+class PairIndex:
+    """What the pairs of some `PagedRows` multiply with what, for one number of KV heads.
+
+    Attributes:
+        queries: ``[pairs, kv_heads]``, uint32, into ``[rows * kv_heads]`` matrices.
+        blocks: ``[pairs, kv_heads]``, uint32, into ``[num_blocks * kv_heads]`` matrices.
+        pairs: ``[pairs, kv_heads]``, uint32, into ``[pairs * kv_heads]`` matrices.
+    """
+
+    queries: mx.array
+    blocks: mx.array
+    pairs: mx.array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +52,19 @@ class PagedRows:
     spans: mx.array
     table: mx.array
     table_valid: mx.array
+    _indices: dict[int, PairIndex] = field(default_factory=dict, compare=False, repr=False)
+
+    def index(self, num_kv_heads: int) -> PairIndex:
+        """Worked out once for all layers of the group."""
+        if num_kv_heads not in self._indices:
+            heads = mx.arange(num_kv_heads, dtype=mx.uint32)
+            count = self.rows.shape[0]
+            self._indices[num_kv_heads] = PairIndex(
+                self.rows[:, None] * num_kv_heads + heads,
+                self.blocks[:, None] * num_kv_heads + heads,
+                mx.arange(count * num_kv_heads, dtype=mx.uint32).reshape(count, num_kv_heads),
+            )
+        return self._indices[num_kv_heads]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,10 @@ from .sampler import SampledRows, Sampler
 
 if TYPE_CHECKING:  # engine stands above runner; a schedule only passes through here
     from ..engine.schedule import Schedule, ScheduledSequence
+
+
+# A sequence, the first position that is predicted, and one row of log probabilities a position.
+PromptLogprobs: TypeAlias = tuple[RowKey, int, LogprobArrays]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class StepInFlight:
 
     keys: tuple[RowKey, ...]
     sampled: SampledRows | None
-    prompt: tuple[tuple[RowKey, int, LogprobArrays], ...]
+    prompt: tuple[PromptLogprobs, ...]
 
     def read(self) -> StepOutput:
         """Wait for the device and read the step back."""
@@ -95,24 +99,33 @@ class ModelRunner(ABC):
 
     def execute(self, schedule: Schedule) -> StepInFlight:
         """Build a step, start it on the device and return without waiting."""
-        prompt = []
-        for item in schedule.scheduled:
-            if item.num_prefill:
-                logits = self._run_chunk(item)
-                if _predicts_prompt(item):
-                    prompt.append(_prompt_logprobs(item, logits))
+        prompt = [
+            logprobs
+            for item in schedule.scheduled
+            if item.num_prefill and (logprobs := self._start_chunk(item)) is not None
+        ]
         sampled, extra = None, list[mx.array]()
         rows = schedule.rows
         if rows:
             logits = self._run_rows(rows, self._row_tokens(rows))
             sampled, extra = self._sampler.sample(logits, [_row_state(item) for item in rows])
             self._last_tokens = sampled.token_ids
+            _dispatch(sampled.arrays(), extra, self._cache_arrays())
+            self._last_rows = {item.sequence.key: i for i, item in enumerate(rows)}
         keys = tuple(item.sequence.key for item in rows)
-        self._last_rows = {key: i for i, key in enumerate(keys)} if rows else self._last_rows
-        outputs = [a for _, _, arrays in prompt for a in arrays.arrays()]
-        outputs += sampled.arrays() if sampled else []
-        mx.async_eval(outputs, extra, self._cache_arrays())  # type: ignore[no-untyped-call]
         return StepInFlight(keys, sampled, tuple(prompt))
+
+    def _start_chunk(self, item: ScheduledSequence) -> PromptLogprobs | None:
+        """Start a chunk on the device.
+
+        It must be under way before anything else writes to the cache: what still waits to read an
+        array keeps the next write from happening in place, and the whole cache is copied instead.
+        """
+        logits = self._run_chunk(item)
+        logprobs = _prompt_logprobs(item, logits) if _predicts_prompt(item) else None
+        del logits  # unused, it would hold on to the last layer's keys and values
+        _dispatch([] if logprobs is None else logprobs[2].arrays(), self._cache_arrays())
+        return logprobs
 
     def forget(self, key: RowKey) -> None:
         """Drop what is kept for a finished sequence."""
@@ -253,6 +266,10 @@ class SequentialRunner(ModelRunner):
             self._caches, self._owner = new_prompt_cache(self._model), item.sequence.key
 
 
+def _dispatch(*arrays: list[Any]) -> None:
+    mx.async_eval(*arrays)  # type: ignore[no-untyped-call]
+
+
 def _row_state(item: ScheduledSequence) -> RowState:
     sequence = item.sequence
     drawn = item.stop
@@ -274,9 +291,7 @@ def _predicts_prompt(item: ScheduledSequence) -> bool:
     return sequence.wants_prompt_logprobs and item.start + 1 < sequence.num_prompt_tokens
 
 
-def _prompt_logprobs(
-    item: ScheduledSequence, logits: mx.array
-) -> tuple[RowKey, int, LogprobArrays]:
+def _prompt_logprobs(item: ScheduledSequence, logits: mx.array) -> PromptLogprobs:
     """Log probabilities of the tokens that a chunk's logits predict."""
     sequence = item.sequence
     first = item.start + 1

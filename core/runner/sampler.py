@@ -16,6 +16,8 @@ from .logits_processors import Penalties, RowKey, RowState, apply_bias
 from .logprobs import LogprobArrays, gather_logprobs
 
 _MASK64 = 2**64 - 1
+# Below it, the likeliest token is all but certain, and logits divided by less could overflow.
+_LOWEST_TEMPERATURE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def draw(logits: mx.array, rows: Seq[RowState]) -> mx.array:
 
     Source: Gumbel-max, Gumbel 1954, "Statistical Theory of Extreme Values".
     """
-    logits = logits / _column([row.params.temperature for row in rows])
+    temperatures = [max(row.params.temperature, _LOWEST_TEMPERATURE) for row in rows]
+    logits = logits / _column(temperatures)
     logits = apply_min_p(logits, [row.params.min_p for row in rows])
     logits = apply_top_k_top_p(
         logits,

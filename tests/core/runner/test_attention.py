@@ -1,0 +1,298 @@
+"""Attention over the store against plain float64 numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from pippin.core.backend import mx
+from pippin.core.cache.block_table import BlockTable
+from pippin.core.cache.kv_layout import KVLayout, LayerGroup, LayerKind, LayerSpec
+from pippin.core.cache.kv_store import KVStore, SlotIndex
+from pippin.core.runner.attention import chunk_attention, paged_attention, with_prefix
+from pippin.core.runner.batch_builder import build_chunk, build_rows
+from pippin.core.runner.forward_batch import PagedRows
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+# Of values of width 1: the rounding of the result plus that of the weights.
+_TOLERANCE = {mx.float32: 1e-5, mx.float16: 4e-3, mx.bfloat16: 3e-2}
+
+
+def reference(
+    queries: Array, keys: Array, values: Array, *, scale: float, sinks: Array | None
+) -> Array:
+    """One position: ``[heads, key_dim]`` over ``[kv_heads, n, dim]``, all of it visible."""
+    group = len(queries) // len(keys)
+    out = []
+    for head, query in enumerate(queries):
+        scores = keys[head // group] @ query * scale
+        peak = scores.max() if sinks is None else max(scores.max(), sinks[head])
+        weights = np.exp(scores - peak)
+        total = weights.sum() + (0.0 if sinks is None else np.exp(sinks[head] - peak))
+        out.append(weights @ values[head // group] / total)
+    return np.stack(out)
+
+
+class Shape(NamedTuple):
+    """Sizes of one attention layer."""
+
+    heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    block_size: int
+
+
+SHAPES = (
+    Shape(4, 4, 16, 16, 8),
+    Shape(8, 2, 32, 32, 16),
+    Shape(6, 1, 24, 16, 4),
+    Shape(4, 2, 16, 40, 32),
+    Shape(3, 3, 80, 80, 1),
+)
+
+
+@dataclass
+class Case:
+    """A store with some sequences in it, each a run of tokens in scattered blocks."""
+
+    keys: list[Array]  # per sequence, [kv_heads, tokens, dim]
+    values: list[Array]
+    store_keys: mx.array
+    store_values: mx.array
+    tables: list[BlockTable]
+    group: LayerGroup
+
+    def rows(self) -> PagedRows:
+        """The newest token of every sequence."""
+        count = len(self.tables)
+        positions = [keys.shape[1] - 1 for keys in self.keys]
+        batch = build_rows(
+            mx.zeros(count, dtype=mx.int32),
+            positions,
+            [[table] for table in self.tables],
+            [self.group],
+        )
+        rows = batch.groups[0].rows
+        assert rows is not None
+        return rows
+
+
+def make_case(
+    rng: np.random.Generator,
+    lengths: Sequence[int],
+    shape: Shape,
+    *,
+    dtype: mx.Dtype,
+    window: int | None = None,
+    filler: float = 1e4,
+) -> Case:
+    """Slots that no token stands in hold ``filler``."""
+    size = shape.block_size
+    group = LayerGroup(layers=(0,), window=window, bytes_per_token=1)
+    per_row = [-(-length // size) for length in lengths]
+    num_blocks = sum(per_row) + 3
+    order = rng.permutation(num_blocks).tolist()
+    dims = (shape.key_dim, shape.value_dim)
+    store = [np.full((num_blocks, shape.kv_heads, size, dim), filler) for dim in dims]
+    case = Case([], [], mx.array(0), mx.array(0), [], group)
+    for length, count in zip(lengths, per_row, strict=True):
+        ids = [order.pop() for _ in range(count)]
+        first = group.first_needed(length - 1) // size
+        table = BlockTable(size)
+        table.append(ids)
+        table.drop_before(first)
+        case.tables.append(table)
+        for kept, target, dim in zip((case.keys, case.values), store, dims, strict=True):
+            tokens = rounded(rng.normal(size=(shape.kv_heads, length, dim)), dtype)
+            kept.append(tokens)
+            for position in range(first * size, length):
+                target[ids[position // size], :, position % size] = tokens[:, position]
+    case.store_keys, case.store_values = (mx.array(array).astype(dtype) for array in store)
+    return case
+
+
+def rounded(array: Array, dtype: mx.Dtype) -> Array:
+    """The nearest numbers that the dtype has."""
+    return as_float64(mx.array(array.astype(np.float32)).astype(dtype))
+
+
+def as_float64(array: mx.array) -> Array:
+    return np.array(array.astype(mx.float32)).astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("window", [None, 1, 5, 16, 17])
+@pytest.mark.parametrize("with_sinks", [False, True])
+def test_rows_attend_to_their_own_tokens(
+    dtype: mx.Dtype, window: int | None, *, with_sinks: bool
+) -> None:
+    rng = np.random.default_rng(0 if window is None else window)
+    for shape in SHAPES:
+        heads, _, key_dim, value_dim, size = shape
+        lengths = [1, 70, *rng.integers(1, 60, size=5).tolist(), size, 2 * size + 1]
+        case = make_case(rng, lengths, shape, dtype=dtype, window=window)
+        queries = rounded(rng.normal(size=(len(lengths), heads, key_dim)), dtype)
+        sinks = rng.normal(size=heads) if with_sinks else None
+        scale = 1.5 / np.sqrt(key_dim)
+
+        got = paged_attention(
+            mx.array(queries[:, :, None].astype(np.float32)).astype(dtype),
+            case.store_keys,
+            case.store_values,
+            case.rows(),
+            scale=scale,
+            sinks=None if sinks is None else mx.array(sinks.astype(np.float32)).astype(dtype),
+        )
+
+        assert got.dtype == dtype
+        assert got.shape == (len(lengths), heads, 1, value_dim)
+        if sinks is not None:
+            sinks = rounded(sinks, dtype)
+        for row, length in enumerate(lengths):
+            first = 0 if window is None else max(0, length - window)
+            want = reference(
+                queries[row],
+                case.keys[row][:, first:],
+                case.values[row][:, first:],
+                scale=scale,
+                sinks=sinks,
+            )
+            error = np.abs(as_float64(got[row, :, 0]) - want).max()
+            assert error < _TOLERANCE[dtype] * max(1.0, np.abs(want).max())
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
+def test_what_is_not_a_number_stays_in_its_own_row(dtype: mx.Dtype) -> None:
+    rng = np.random.default_rng(5)
+    lengths = [9, 30, 3, 17]
+    case = make_case(rng, lengths, Shape(4, 2, 16, 16, 8), dtype=dtype, filler=0.0)
+    queries = mx.array(rng.normal(size=(4, 4, 1, 16)).astype(np.float32)).astype(dtype)
+    healthy = paged_attention(queries, case.store_keys, case.store_values, case.rows(), scale=0.25)
+    broken = np.array(case.store_values.astype(mx.float32))
+    for block in case.tables[1].block_ids:
+        broken[block] = np.nan
+    unused = set(range(len(broken))) - {i for table in case.tables for i in table.block_ids}
+    broken[list(unused)] = np.inf
+
+    got = paged_attention(
+        queries, case.store_keys, mx.array(broken).astype(dtype), case.rows(), scale=0.25
+    )
+
+    assert np.isnan(as_float64(got[1])).all()
+    others = [0, 2, 3]
+    assert np.array_equal(as_float64(got)[others], as_float64(healthy)[others])
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("window", [None, 1, 7, 16, 150])
+@pytest.mark.parametrize("with_sinks", [False, True])
+def test_a_chunk_attends_to_its_prefix_and_to_itself(
+    dtype: mx.Dtype, window: int | None, *, with_sinks: bool
+) -> None:
+    rng = np.random.default_rng(1)
+    for prefix, length in ((0, 1), (0, 20), (13, 1), (13, 20), (150, 40), (5, 300)):
+        for heads, kv_heads, key_dim, value_dim, _ in SHAPES[:4]:
+            # Keys before the window are not gathered; the prefix begins at what is needed.
+            start = prefix if window is None else min(prefix, window - 1)
+            keys = rounded(rng.normal(size=(kv_heads, start + length, key_dim)), dtype)
+            values = rounded(rng.normal(size=(kv_heads, start + length, value_dim)), dtype)
+            queries = rounded(rng.normal(size=(heads, length, key_dim)), dtype)
+            sinks = rounded(rng.normal(size=heads), dtype) if with_sinks else None
+            scale = 1.0 / np.sqrt(key_dim)
+
+            got = chunk_attention(
+                *(
+                    mx.array(array[None].astype(np.float32)).astype(dtype)
+                    for array in (queries, keys, values)
+                ),
+                prefix_length=start,
+                window=window,
+                scale=scale,
+                sinks=None if sinks is None else mx.array(sinks.astype(np.float32)).astype(dtype),
+            )
+
+            assert got.shape == (1, heads, length, value_dim)
+            assert got.dtype == dtype
+            for at in {0, length // 3, length // 2, length - 1}:
+                stop = start + at + 1
+                first = 0 if window is None else max(0, stop - window)
+                want = reference(
+                    queries[:, at],
+                    keys[:, first:stop],
+                    values[:, first:stop],
+                    scale=scale,
+                    sinks=sinks,
+                )
+                error = np.abs(as_float64(got[0, :, at]) - want).max()
+                assert error < _TOLERANCE[dtype] * max(1.0, np.abs(want).max())
+
+
+def make_store(*, num_blocks: int, block_size: int = 8, kv_heads: int = 2) -> KVStore:
+    spec = LayerSpec(
+        kind=LayerKind.FULL, num_kv_heads=kv_heads, key_dim=16, value_dim=24, item_bytes=4
+    )
+    return KVStore(KVLayout([spec]), [num_blocks], block_size=block_size, dtype=mx.float32)
+
+
+def test_a_chunk_finds_its_prefix_in_the_store() -> None:
+    rng = np.random.default_rng(2)
+    store = make_store(num_blocks=9)
+    keys, values = rng.normal(size=(2, 30, 16)), rng.normal(size=(2, 30, 24))
+    table = BlockTable(8)
+    table.append([7, 2, 5, 0])
+    groups = store.layout.groups
+    for start, stop in ((0, 11), (11, 12), (12, 19)):
+        chunk = build_chunk(list(range(start, stop)), start, [table], groups)
+        store.write(
+            0,
+            mx.array(keys[None, :, start:stop].astype(np.float32)),
+            mx.array(values[None, :, start:stop].astype(np.float32)),
+            chunk.groups[0].slots,
+        )
+    last = build_chunk(list(range(19, 30)), 19, [table], groups)
+    prefix = last.groups[0].prefix
+    assert prefix is not None
+    assert prefix.blocks is not None
+
+    got_keys, got_values = with_prefix(
+        prefix,
+        store.gather(0, prefix.blocks),
+        mx.array(keys[None, :, 19:].astype(np.float32)),
+        mx.array(values[None, :, 19:].astype(np.float32)),
+    )
+
+    assert np.array_equal(np.array(got_keys[0]), keys.astype(np.float32))
+    assert np.array_equal(np.array(got_values[0]), values.astype(np.float32))
+
+
+def test_writing_touches_the_given_slots_only() -> None:
+    store = make_store(num_blocks=6)
+    slots = [5 * 8 + 7, 3, 40]
+    new = mx.arange(1, 1 + 3 * 2 * 16).reshape(3, 2, 1, 16).astype(mx.float32)
+    values = mx.ones((3, 2, 1, 24))
+
+    store.write(0, new, values, SlotIndex(slots, 8))
+
+    flat = np.array(store.keys(0)).swapaxes(1, 2).reshape(48, 2, 16)
+    assert np.array_equal(flat[slots], np.array(new)[:, :, 0])
+    assert np.count_nonzero(np.delete(flat, slots, axis=0)) == 0
+
+
+def test_writing_happens_in_place() -> None:
+    store = make_store(num_blocks=4096)  # 8 MiB of keys, 12 of values
+    new_keys, new_values = mx.ones((3, 2, 1, 16)), mx.ones((3, 2, 1, 24))
+    mx.eval(new_keys, new_values)
+    for step in range(4):
+        slots = SlotIndex([step, step + 100, step + 32_000], 8)
+        mx.eval(slots.vectors(2, 1))
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        store.write(0, new_keys, new_values, slots)
+        mx.eval(store.arrays())
+        # A copy of either array would take megabytes.
+        assert mx.get_peak_memory() - before < 256 * 1024

@@ -1,0 +1,159 @@
+"""Which models are paged, and that the probe notices when paging goes wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tiny_models import FAMILIES, VOCAB_SIZE, TinyFamily, make_tiny_model
+
+from pippin.core.backend import mx
+from pippin.core.cache.kv_layout import KVLayout, LayerGroup
+from pippin.core.runner import layer_cache, probe
+from pippin.core.runner.attention import paged_attention
+from pippin.core.runner.forward_batch import PagedRows
+from pippin.core.runner.layer_cache import PagedLayerCache
+from pippin.core.runner.model_adapter import describe_layout, install_paged_attention
+from pippin.core.runner.probe import find_paging_problem
+
+
+def problem_of(family: str) -> str | None:
+    """What the probe says of a fresh model."""
+    model = make_tiny_model(family).model
+    install_paged_attention(model)
+    layout, dtype = describe_layout(model)
+    return find_paging_problem(model, layout, dtype, VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_layout_and_verdict(family: TinyFamily) -> None:
+    model = make_tiny_model(family).model
+    install_paged_attention(model)
+    layout, dtype = describe_layout(model)
+
+    problem = find_paging_problem(model, layout, dtype, VOCAB_SIZE)
+
+    assert layout.describe() == family.layers
+    if family.problem is None:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert family.problem in problem
+
+
+def test_16_bit_models_are_paged_too() -> None:
+    model = make_tiny_model("gemma3").model
+    model.set_dtype(mx.bfloat16)
+    install_paged_attention(model)
+    layout, dtype = describe_layout(model)
+
+    assert dtype == mx.bfloat16
+    assert find_paging_problem(model, layout, dtype, VOCAB_SIZE) is None
+
+
+def test_installing_twice_changes_nothing() -> None:
+    for _ in range(3):
+        assert problem_of("qwen3") is None
+
+
+def test_a_prefix_that_is_cut_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_late(group: LayerGroup, position: int) -> int:
+        return max(0, position - 8)
+
+    monkeypatch.setattr(LayerGroup, "first_needed", too_late)
+
+    assert problem_of("llama-tied") is not None
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gpt-oss", "cohere2", "mimo-v2"])
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_window_that_is_off_by_one_is_noticed(family: str, change: int) -> None:
+    model = make_tiny_model(family).model
+    install_paged_attention(model)
+    layout, dtype = describe_layout(model)
+    wrong = [
+        type(layer)(
+            kind=layer.kind,
+            num_kv_heads=layer.num_kv_heads,
+            key_dim=layer.key_dim,
+            value_dim=layer.value_dim,
+            item_bytes=layer.item_bytes,
+            window=None if layer.window is None else layer.window + change,
+        )
+        for layer in layout.layers
+    ]
+
+    problem = find_paging_problem(model, KVLayout(wrong), dtype, VOCAB_SIZE)
+
+    assert problem is not None
+
+
+def test_a_model_that_is_masked_as_if_it_had_no_window_is_noticed() -> None:
+    """Some families mask with a window but keep a plain cache."""
+    loaded = make_tiny_model("olmo3")
+    caches = loaded.model.make_cache()
+    full = next(type(cache) for cache in caches if not hasattr(cache, "max_size"))
+    loaded.model.make_cache = lambda: [full() for _ in caches]
+    install_paged_attention(loaded.model)
+    layout, dtype = describe_layout(loaded.model)
+
+    problem = find_paging_problem(loaded.model, layout, dtype, VOCAB_SIZE)
+
+    assert layout.describe() == "3 full"
+    assert problem is not None
+    assert "window" in problem
+
+
+@pytest.mark.parametrize("family", ["llama-tied", "gpt-oss"])
+def test_attention_that_reads_wrong_blocks_is_noticed(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(
+        queries: mx.array, keys: mx.array, values: mx.array, rows: PagedRows, **options: Any
+    ) -> mx.array:
+        moved = mx.concatenate([keys[1:], keys[:1]])
+        return paged_attention(queries, moved, values, rows, **options)
+
+    monkeypatch.setattr(layer_cache, "paged_attention", wrong)
+
+    problem = problem_of(family)
+
+    assert problem is not None
+    assert "differ" in problem
+
+
+def test_attention_without_sinks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("paged_attention", "chunk_attention"):
+        right = getattr(layer_cache, name)
+        monkeypatch.setattr(
+            layer_cache,
+            name,
+            lambda *args, _right=right, **kw: _right(*args, **kw | {"sinks": None}),
+        )
+
+    assert problem_of("gpt-oss") is not None
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_positions_that_are_off_by_one_are_noticed(
+    shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows shifted alike would cancel out in rotary embeddings; one kind of batch does not."""
+    right: Any = PagedLayerCache.offset
+
+    def wrong(cache: PagedLayerCache) -> Any:
+        offset = right.fget(cache)
+        return offset + shift if isinstance(offset, mx.array) else offset
+
+    monkeypatch.setattr(PagedLayerCache, "offset", property(wrong))
+
+    assert problem_of("llama-tied") is not None
+
+
+def test_a_model_that_breaks_is_a_problem_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(probe, "make_layer_caches", explode)
+
+    assert problem_of("llama-tied") == "first line"
