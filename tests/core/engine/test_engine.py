@@ -451,3 +451,25 @@ def test_the_answer_is_in_the_prefix_cache_too(llama: LoadedModel) -> None:
     assert driver.answers["second", 0].num_cached_tokens == 48
     want = reference_tokens(llama.model, follow_up, num_tokens=10)
     assert driver.answers["second", 0].token_ids == want
+
+
+def test_no_step_copies_the_kv_store(llama: LoadedModel) -> None:
+    engine = build(llama, block_size=8, num_tokens=65_536).engine
+    driver = EngineDriver(engine)
+    prompts = make_prompts(3, shortest=50, longest=60)
+    driver.run([make_request("first", prompts[0], greedy(4))])
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+
+    # A repeat runs a chunk with a prefix and then a row in one step; the others a chunk each.
+    driver.run(
+        [
+            make_request("repeat", prompts[0], greedy(8)),
+            make_request("second", prompts[1], greedy(8)),
+            make_request("longer", [*prompts[0], *prompts[2]], greedy(8)),
+        ]
+    )
+
+    assert driver.answers["repeat", 0].num_cached_tokens > 0
+    # The keys of one layer are a sixth of the store.
+    assert mx.get_peak_memory() - before < engine.stats().kv_cache_bytes // 12
