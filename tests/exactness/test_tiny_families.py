@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import cache
 
@@ -76,8 +77,15 @@ def test_answers_without_pages_are_those_of_mlx_lm(
 
 @pytest.mark.exactness
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@pytest.mark.parametrize("mode", Mode, ids=lambda mode: mode.name)
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [
+        *itertools.product(PAGED, Mode),
+        # Without pages there is nothing to preempt or to find again.
+        *itertools.product(FALLBACK, (Mode.TOGETHER, Mode.CHUNKS_16)),
+    ],
+    ids=lambda value: value.name,
+)
 def test_64_answers_are_those_of_mlx_lm(
     family: TinyFamily, mode: Mode, session_tally: Tally
 ) -> None:
