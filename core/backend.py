@@ -45,9 +45,9 @@ DeviceKind: TypeAlias = Literal["metal", "cuda", "cpu"]
 
 _OPENBLAS_SONAMES = ("libopenblas.so.0", "libopenblas.so")
 # An idle OpenBLAS thread spins for 2^26 cycles, some 25 ms, before it sleeps: within a step it
-# never does. That takes the core from the event loop and, where cores are shared, speed from mlx's
-# own thread. With 2^20, on 2 cores: prefill 628 instead of 558 tokens/s, a decode step of 16 rows 90
-# instead of 96 ms.
+# never does. That takes the core from the event loop and, where cores are shared, speed from
+# mlx's own thread. With 2^20, on 2 cores: prefill 628 instead of 558 tokens/s, a decode step of
+# 16 rows 90 instead of 96 ms.
 _SPIN_LOG2_CYCLES = "20"
 # What libmlx calls. A build whose names carry a prefix or a suffix (numpy's and scipy's do) cannot
 # stand in for the reference library.
