@@ -72,7 +72,7 @@ def test_it_runs_as_a_module() -> None:
         (["serve", "a", "b"], "unexpected extra argument"),
         (["nothing"], "No such command"),
         (["serve", "--config", "/no/such.toml"], "/no/such.toml"),
-        (["serve", "--api-key", ""], "api_keys"),
+        (["serve", "--api-key", ""], "api-key"),
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(binary: str, args: list[str], said: str) -> None:
