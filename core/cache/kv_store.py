@@ -91,8 +91,12 @@ class KVStore:
         return sum(array.nbytes for array in self.arrays())
 
     def arrays(self) -> list[mx.array]:
-        """All arrays, to be evaluated together with a step."""
+        """All arrays."""
         return [*self._keys, *self._values]
+
+    def last_layer(self) -> list[mx.array]:
+        """The last layer's keys and values, which depend on all others'."""
+        return [self._keys[-1], self._values[-1]]
 
     def keys(self, layer: int) -> mx.array:
         """``[num_blocks, num_kv_heads, block_size, key_dim]``. Do not keep the reference."""

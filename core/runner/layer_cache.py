@@ -95,6 +95,10 @@ class PagedLayerCache:
         if group.prefix.blocks is not None:
             gathered = self._store.gather(self._layer, group.prefix.blocks)
             keys, values = with_prefix(group.prefix, gathered, keys, values)
+        else:
+            # Nothing here reads the store, but the write must not be put off to a later pass.
+            written = [self._store.keys(self._layer), self._store.values(self._layer)]
+            keys, values = mx.depends([keys, values], written)
         return chunk_attention(
             queries,
             keys,

@@ -211,7 +211,9 @@ class PagedRunner(ModelRunner):
         return logits
 
     def _cache_arrays(self) -> list[Any]:
-        return self._store.arrays()
+        # Their evaluation brings all earlier layers' along. Naming those too would make mlx hold
+        # on to them until the pass is done, and the next pass could not write to them in place.
+        return self._store.last_layer()
 
 
 class SequentialRunner(ModelRunner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from engine_driver import Answer, EngineDriver, build, greedy, make_request
 from reference import reference_rows, reference_tokens
-from tiny_models import EOS_ID, VOCAB_SIZE, make_tiny_model
+from tiny_models import EOS_ID, VOCAB_SIZE, family_named, make_tiny_model
 
 from pippin.core.backend import mx
 from pippin.core.errors import ConfigError, OverloadedError
@@ -453,8 +454,12 @@ def test_the_answer_is_in_the_prefix_cache_too(llama: LoadedModel) -> None:
     assert driver.answers["second", 0].token_ids == want
 
 
-def test_no_step_copies_the_kv_store(llama: LoadedModel) -> None:
-    engine = build(llama, block_size=8, num_tokens=65_536).engine
+def test_no_step_copies_the_kv_store() -> None:
+    # Deep, because mlx's CPU stream holds on to what its newest ten operations read: in a model of
+    # few layers these may be the same layer's of the pass before.
+    family = family_named("llama-tied")
+    deep = dataclasses.replace(family, settings={**family.settings, "num_hidden_layers": 16})
+    engine = build(make_tiny_model(deep), block_size=8, num_tokens=65_536).engine
     driver = EngineDriver(engine)
     prompts = make_prompts(3, shortest=50, longest=60)
     driver.run([make_request("first", prompts[0], greedy(4))])
@@ -471,5 +476,5 @@ def test_no_step_copies_the_kv_store(llama: LoadedModel) -> None:
     )
 
     assert driver.answers["repeat", 0].num_cached_tokens > 0
-    # The keys of one layer are a sixth of the store.
-    assert mx.get_peak_memory() - before < engine.stats().kv_cache_bytes // 12
+    # The keys of one layer are a 32nd of the store.
+    assert mx.get_peak_memory() - before < engine.stats().kv_cache_bytes // 40
