@@ -10,38 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from ..backend import mx
 from .kv_layout import KVLayout
 
 
-class SlotIndex:
-    """Where the tokens of one forward pass are written, for one layer group.
+def slot_vectors(slots: mx.array, num_kv_heads: int, block_size: int) -> mx.array:
+    """Which of a layer's vectors tokens are written to: ``[tokens]`` -> ``[tokens, kv_heads]``.
 
-    Args:
-        slots: Slot of each token.
+    A layer's vectors are numbered in the store's order: block, head, place in the block.
     """
-
-    def __init__(self, slots: Sequence[int], block_size: int) -> None:
-        self._slots = np.asarray(slots, dtype=np.int64)
-        self._block_size = block_size
-        # All layers of a group ask for the same thing.
-        self._vectors: dict[tuple[int, int], mx.array] = {}
-
-    def vectors(self, num_kv_heads: int, length: int) -> mx.array:
-        """Which of a layer's vectors are written: ``[batch * num_kv_heads * length]``, int32.
-
-        They come in the order in which models make keys: batch, head, position. A layer's vectors
-        are numbered in the store's order: block, head, place in the block.
-        """
-        key = (num_kv_heads, length)
-        if key not in self._vectors:
-            blocks, offsets = np.divmod(self._slots.reshape(-1, 1, length), self._block_size)
-            heads = np.arange(num_kv_heads)[:, None]
-            numbers = (blocks * num_kv_heads + heads) * self._block_size + offsets
-            self._vectors[key] = mx.array(numbers.reshape(-1).astype(np.int32))
-        return self._vectors[key]
+    heads = mx.arange(num_kv_heads, dtype=mx.int32)
+    blocks, offsets = mx.divmod(slots, block_size)
+    return (blocks[:, None] * num_kv_heads + heads) * block_size + offsets[:, None]
 
 
 class KVStore:
@@ -106,15 +86,15 @@ class KVStore:
         """``[num_blocks, num_kv_heads, block_size, value_dim]``. Do not keep the reference."""
         return self._by_block(layer, self._values[layer])
 
-    def write(self, layer: int, keys: mx.array, values: mx.array, slots: SlotIndex) -> None:
+    def write(self, layer: int, keys: mx.array, values: mx.array, vectors: mx.array) -> None:
         """Put new tokens into their slots.
 
         Args:
-            keys: ``[batch, num_kv_heads, length, key_dim]``, ``batch * length`` tokens in the
-                order of ``slots``.
+            keys: ``[tokens, num_kv_heads, 1, key_dim]``.
             values: The same with ``value_dim``.
+            vectors: ``[tokens, num_kv_heads]``, see `slot_vectors`.
         """
-        index = slots.vectors(keys.shape[1], keys.shape[2])
+        index = vectors.reshape(-1)
         self._keys[layer][index] = keys.reshape(-1, keys.shape[3]).astype(self.dtype)
         self._values[layer][index] = values.reshape(-1, values.shape[3]).astype(self.dtype)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from ..backend import mx
 from ..request import FinishReason, PositionLogprobs, RawLogprobs, Request, RequestOutput
-from ..runner.model_runner import ModelRunner, StepInFlight, StepOutput
+from ..runner.model_runner import ModelRunner
+from ..runner.step_output import StepInFlight, StepOutput
 from ..text.tokenizer import Tokenizer
 from .output_processor import OutputProcessor, prompt_logprobs
 from .schedule import Schedule

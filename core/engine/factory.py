@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from ..backend import device_kind, mx
 from ..cache.kv_cache_manager import KVCacheManager
@@ -14,10 +15,15 @@ from ..cache.kv_store import KVStore
 from ..config import EngineConfig, SchedulerConfig
 from ..errors import ConfigError
 from ..models.loader import LoadedModel
+from ..runner.attention.pair_attention import PairAttention
+from ..runner.attention.row_attention import RowAttention
+from ..runner.attention.table_attention import TableAttention
 from ..runner.model_adapter import describe_layout, install_paged_attention, reference_logits
-from ..runner.model_runner import ModelRunner, PagedRunner, SequentialRunner
+from ..runner.model_runner import ModelRunner
+from ..runner.paged_runner import PagedRunner
 from ..runner.probe import find_paging_problem
 from ..runner.sampler import Sampler
+from ..runner.sequential_runner import SequentialRunner
 from ..text.tokenizer import Tokenizer
 from .engine import Engine
 from .scheduler import Scheduler
@@ -60,7 +66,8 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
     sampler = Sampler(eos_token_ids)
     install_paged_attention(loaded.model)
     layout, dtype = describe_layout(loaded.model)
-    problem = find_paging_problem(loaded.model, layout, dtype, loaded.vocab_size)
+    attention = _choose_attention(dtype)
+    problem = find_paging_problem(loaded.model, layout, dtype, loaded.vocab_size, attention)
     max_model_len = config.max_model_len or loaded.max_model_len or _DEFAULT_MAX_MODEL_LEN
     scheduler_config, capacity = config.scheduler, None
     runner: ModelRunner
@@ -81,7 +88,7 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
             namespace=(loaded.fingerprint, str(dtype)),
         )
         store = KVStore(layout, counts, block_size=config.cache.block_size, dtype=dtype)
-        runner = PagedRunner(loaded.model, sampler, store)
+        runner = PagedRunner(loaded.model, sampler, store, attention)
         capacity = max(counts) * config.cache.block_size
         max_model_len = _fit_model_len(config, max_model_len, manager)
     scheduler = Scheduler(
@@ -95,6 +102,12 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
         layout=layout,
         paging_problem=problem,
     )
+
+
+def _choose_attention(dtype: mx.Dtype) -> RowAttention[Any]:
+    if dtype == mx.float32 and device_kind() == "cpu":
+        return PairAttention()
+    return TableAttention()
 
 
 def _fit_model_len(config: EngineConfig, wanted: int, manager: KVCacheManager) -> int:

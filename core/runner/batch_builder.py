@@ -1,120 +1,174 @@
-"""Turns scheduled sequences into the arrays of forward passes. Block tables end here."""
+"""Turns runs of tokens into the arrays of a forward pass. Block tables end here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..backend import mx
 from ..cache.block_table import BlockTable
 from ..cache.kv_layout import LayerGroup
-from ..cache.kv_store import SlotIndex
-from .forward_batch import ForwardBatch, GroupBatch, PagedRows, PrefixRun
+from .attention.row_attention import RowAttention
+from .forward_batch import ChunkPlan, ForwardBatch, GroupBatch
 
 
-def build_chunk(
-    token_ids: Seq[int], start: int, tables: Seq[BlockTable], groups: Seq[LayerGroup]
-) -> ForwardBatch:
-    """A prefill chunk of one sequence.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Consecutive tokens of one sequence that are computed in one step.
 
-    Args:
-        token_ids: The chunk's tokens; the first one stands at position ``start``.
+    Attributes:
+        token_ids: Their ids.
+        start: Position of the first one.
         tables: The sequence's block tables, one per layer group.
+        num_logits: From how many of them, counted from the end, logits are wanted.
+        source: Where the id of a run's only token is found in the tokens drawn by the step before,
+            if the host does not know it; ``token_ids`` then holds anything.
     """
-    stop = start + len(token_ids)
-    return ForwardBatch(
-        token_ids=mx.array(np.asarray(token_ids, dtype=np.int32)[None]),
-        offset=start,
-        start=start,
-        groups=tuple(
-            GroupBatch(slots=_slots(table, start, stop), prefix=_prefix(table, group, start))
-            for table, group in zip(tables, groups, strict=True)
-        ),
-    )
+
+    token_ids: Seq[int]
+    start: int
+    tables: Seq[BlockTable]
+    num_logits: int
+    source: int | None = None
 
 
-def build_rows(
-    token_ids: mx.array,
-    positions: Seq[int],
-    tables: Seq[Seq[BlockTable]],
-    groups: Seq[LayerGroup],
-) -> ForwardBatch:
-    """One token each of several sequences.
+class BatchBuilder:
+    """Builds batches for one runner.
 
     Args:
-        token_ids: ``[rows]``; may depend on a step that is still under way.
-        positions: Where each row's token stands.
-        tables: For each row, its sequence's block tables.
+        trash: By layer group, a table whose block nobody reads, for rows that only fill a bucket.
+        row_bucket: How many rows a batch of rows alone is filled up to.
+        longest_row_run: Runs of up to so many tokens are rows; longer ones are chunks.
     """
-    by_group = []
-    for index, group in enumerate(groups):
-        own = [row[index] for row in tables]
-        slots = [table.slot(p) for table, p in zip(own, positions, strict=True)]
-        by_group.append(
-            GroupBatch(
-                slots=SlotIndex(slots, own[0].block_size),
-                rows=_paged_rows(own, positions, group),
-            )
+
+    def __init__(
+        self,
+        groups: Seq[LayerGroup],
+        attention: RowAttention[Any],
+        *,
+        trash: Seq[BlockTable] = (),
+        row_bucket: Callable[[int], int] = lambda count: count,
+        longest_row_run: int = 1,
+    ) -> None:
+        self._groups = groups
+        self._attention = attention
+        self._trash = trash
+        self._row_bucket = row_bucket
+        self._longest_row_run = longest_row_run
+
+    def order(self, runs: Seq[Run]) -> list[int]:
+        """The order in which the batch has the runs: rows first."""
+        return sorted(range(len(runs)), key=lambda i: self._is_chunk(runs[i]))
+
+    def build(self, runs: Seq[Run], drawn: mx.array | None = None) -> ForwardBatch:
+        """Make a batch of runs that are in `order`.
+
+        Args:
+            drawn: ``[n]``, the tokens of the step before, maybe still under way.
+        """
+        rows = [run for run in runs if not self._is_chunk(run)]
+        chunks = [run for run in runs if self._is_chunk(run)]
+        num_rows = sum(len(run.token_ids) for run in rows)
+        # Only batches of rows alone have few enough shapes to be worth repeating.
+        num_padding = 0 if chunks else self._row_bucket(num_rows) - num_rows
+        ids = [token for run in rows for token in run.token_ids] + [0] * num_padding
+        positions = [run.start + i for run in rows for i in range(len(run.token_ids))]
+        positions += [0] * num_padding
+        for run in chunks:
+            ids += run.token_ids
+            positions += range(run.start, run.start + len(run.token_ids))
+        return ForwardBatch(
+            token_ids=_token_ids(ids, rows, drawn),
+            positions=mx.array(np.asarray(positions, np.int32)),
+            num_rows=num_rows + num_padding,
+            groups=tuple(
+                self._group_batch(index, rows, num_padding, chunks)
+                for index in range(len(self._groups))
+            ),
+            logit_index=_logit_index(runs, len(ids)),
         )
-    return ForwardBatch(
-        token_ids=token_ids[:, None],
-        offset=mx.array(np.asarray(positions, dtype=np.int32)),
-        start=0,
-        groups=tuple(by_group),
-    )
+
+    def _is_chunk(self, run: Run) -> bool:
+        return len(run.token_ids) > self._longest_row_run
+
+    def _group_batch(
+        self, index: int, rows: Seq[Run], num_padding: int, chunks: Seq[Run]
+    ) -> GroupBatch:
+        group = self._groups[index]
+        tables, positions, slots = [], [], []
+        for run in rows:
+            table = run.tables[index]
+            for position in range(run.start, run.start + len(run.token_ids)):
+                tables.append(table)
+                positions.append(position)
+                slots.append(table.slot(position))
+        if num_padding:
+            trash = self._trash[index]
+            tables += [trash] * num_padding
+            positions += [0] * num_padding
+            slots += [trash.slot(0)] * num_padding
+        plans, parts = [], [np.asarray(slots, np.int32)]
+        start = len(slots)
+        for run in chunks:
+            parts.append(_slots(run.tables[index], run.start, run.start + len(run.token_ids)))
+            plans.append(_chunk_plan(run, run.tables[index], group, start))
+            start += len(run.token_ids)
+        return GroupBatch(
+            slots=mx.array(np.concatenate(parts)),
+            rows=self._attention.plan(tables, positions, group) if tables else None,
+            chunks=tuple(plans),
+        )
 
 
-def _slots(table: BlockTable, start: int, stop: int) -> SlotIndex:
-    size = table.block_size
+def _token_ids(ids: Seq[int], rows: Seq[Run], drawn: mx.array | None) -> mx.array:
+    known = mx.array(np.asarray(ids, np.int32))
+    source = np.full(len(ids), -1, np.int32)
+    place = 0
+    for run in rows:
+        if run.source is not None:
+            source[place] = run.source
+        place += len(run.token_ids)
+    if drawn is None or not (source >= 0).any():
+        return known
+    pending = drawn[mx.array(np.maximum(source, 0))]
+    return mx.where(mx.array(source >= 0), pending, known)
+
+
+def _logit_index(runs: Seq[Run], num_tokens: int) -> mx.array | None:
+    wanted: list[int] = []
+    start = 0
+    for run in runs:
+        stop = start + len(run.token_ids)
+        wanted += range(stop - run.num_logits, stop)
+        start = stop
+    if len(wanted) == start:
+        return None  # all of them, and of padding rows too: cutting these off is cheaper
+    return mx.array(np.asarray(wanted, np.int32))
+
+
+def _slots(table: BlockTable, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int32]]:
     positions = np.arange(start, stop)
-    held = np.asarray(table.block_ids, dtype=np.int64)
-    blocks = held[positions // size - table.first_block]
-    slots = blocks * size + positions % size
-    return SlotIndex(slots.tolist(), size)
+    held = np.asarray(table.block_ids, np.int64)
+    blocks = held[positions // table.block_size - table.first_block]
+    return (blocks * table.block_size + positions % table.block_size).astype(np.int32)
 
 
-def _prefix(table: BlockTable, group: LayerGroup, start: int) -> PrefixRun:
-    first_block = group.first_needed(start) // table.block_size
-    stop_block = -(-start // table.block_size)
-    first = first_block * table.block_size
-    if first >= start:
-        return PrefixRun(blocks=None, first=start, num_tokens=0)
-    ids = [table.block_at(i) for i in range(first_block, stop_block)]
-    return PrefixRun(
-        blocks=mx.array(np.asarray(ids, dtype=np.uint32)), first=first, num_tokens=start - first
-    )
-
-
-def _paged_rows(tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup) -> PagedRows:
-    size = tables[0].block_size
-    runs, firsts = [], []
-    for table, position in zip(tables, positions, strict=True):
-        first = group.first_needed(position) // size
-        skip = first - table.first_block
-        runs.append(table.block_ids[skip : position // size + 1 - table.first_block])
-        firsts.append(first)
-    counts = np.asarray([len(run) for run in runs])
-    rows = np.repeat(np.arange(len(runs)), counts)
-    # Position of each pair's first slot: the row's first block plus the place in the row's run.
-    stops = np.cumsum(counts)
-    place = np.arange(len(rows)) - np.repeat(stops - counts, counts)
-    starts = (np.asarray(firsts)[rows] + place) * size
-    last = np.asarray(positions)[rows]
-    at = starts[:, None] + np.arange(size)
-    valid = at <= last[:, None]
-    if group.window is not None:
-        valid &= at > (last - group.window)[:, None]
-    padded = np.repeat(np.asarray([[run[-1]] for run in runs], np.uint32), counts.max(), axis=1)
-    padded[rows, place] = np.concatenate([np.asarray(run) for run in runs])
-    padded_valid = np.zeros((*padded.shape, size), dtype=np.bool_)
-    padded_valid[rows, place] = valid
-    return PagedRows(
-        num_rows=len(runs),
-        rows=mx.array(rows.astype(np.uint32)),
-        blocks=mx.array(padded[rows, place]),
-        valid=mx.array(valid),
-        spans=mx.array(np.stack([stops - counts, stops], axis=1).astype(np.uint32)),
-        table=mx.array(padded),
-        table_valid=mx.array(padded_valid.reshape(len(runs), -1)),
+def _chunk_plan(run: Run, table: BlockTable, group: LayerGroup, start: int) -> ChunkPlan:
+    size = table.block_size
+    length = len(run.token_ids)
+    first_block = group.first_needed(run.start) // size
+    num_prefix = run.start - first_block * size
+    if num_prefix <= 0:
+        return ChunkPlan(start=start, length=length)
+    stop_block = -(-(run.start + length) // size)
+    ids = table.block_ids[first_block - table.first_block : stop_block - table.first_block]
+    return ChunkPlan(
+        start=start,
+        length=length,
+        num_prefix=num_prefix,
+        blocks=mx.array(np.asarray(ids, np.uint32)),
     )

@@ -1,94 +1,51 @@
 """The arrays of one forward pass, shapes stated.
 
-A step is a few forward passes: one per prefill chunk, ``[1, length]``, and one for all rows that
-draw a token, ``[rows, 1]``. Each row attends to its own length; nothing is padded.
+A step is one pass over all its tokens, each a batch entry of its own: ``[tokens, 1]``. First come
+rows, which attend through their block tables, then chunks, runs of one sequence's tokens that
+attend together. So every linear layer sees all tokens at once, and nothing is padded but to make
+shapes repeat.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..backend import mx
-from ..cache.kv_store import SlotIndex
-
-
-@dataclass(frozen=True, slots=True)
-class PairIndex:
-    """What the pairs of some `PagedRows` multiply with what, for one number of KV heads.
-
-    Attributes:
-        queries: ``[pairs, kv_heads]``, uint32, into ``[rows * kv_heads]`` matrices.
-        blocks: ``[pairs, kv_heads]``, uint32, into ``[num_blocks * kv_heads]`` matrices.
-        pairs: ``[pairs, kv_heads]``, uint32, into ``[pairs * kv_heads]`` matrices.
-    """
-
-    queries: mx.array
-    blocks: mx.array
-    pairs: mx.array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PagedRows:
-    """Which slots each decode row attends to, in one layer group.
-
-    All (row, block) pairs are listed one after another, so the work is the sum of the rows'
-    lengths and never rows times the longest.
+class ChunkPlan:
+    """What a chunk attends to beside itself, in one layer group.
 
     Attributes:
-        num_rows: Rows of the batch.
-        rows: ``[pairs]``, uint32, ascending.
-        blocks: ``[pairs]``, uint32, block id.
-        valid: ``[pairs, block_size]``, bool, slots that the row attends to.
-        spans: ``[rows, 2]``, uint32, first pair of each row and the one after its last.
-        table: ``[rows, width]``, uint32, block ids by row. Padded with the row's own last block:
-            what another sequence's blocks hold need not be numbers.
-        table_valid: ``[rows, width * block_size]``, bool.
+        start: The chunk's first token, counted in the batch.
+        length: Its tokens.
+        num_prefix: Earlier tokens that it attends to.
+        blocks: ``[n]``, uint32, the blocks that hold these and the chunk; ``None`` if there are no
+            earlier ones.
     """
 
-    num_rows: int
-    rows: mx.array
-    blocks: mx.array
-    valid: mx.array
-    spans: mx.array
-    table: mx.array
-    table_valid: mx.array
-    _indices: dict[int, PairIndex] = field(default_factory=dict, compare=False, repr=False)
-
-    def index(self, num_kv_heads: int) -> PairIndex:
-        """Worked out once for all layers of the group."""
-        if num_kv_heads not in self._indices:
-            heads = mx.arange(num_kv_heads, dtype=mx.uint32)
-            count = self.rows.shape[0]
-            self._indices[num_kv_heads] = PairIndex(
-                self.rows[:, None] * num_kv_heads + heads,
-                self.blocks[:, None] * num_kv_heads + heads,
-                mx.arange(count * num_kv_heads, dtype=mx.uint32).reshape(count, num_kv_heads),
-            )
-        return self._indices[num_kv_heads]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixRun:
-    """The computed tokens that a prefill chunk attends to, in one layer group.
-
-    Attributes:
-        blocks: ``[n]`` block ids, or ``None`` at the start of a sequence.
-        first: Position of the first gathered token.
-        num_tokens: Gathered tokens to use; the last block may hold fewer than it has room for.
-    """
-
-    blocks: mx.array | None
-    first: int
-    num_tokens: int
+    start: int
+    length: int
+    num_prefix: int = 0
+    blocks: mx.array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupBatch:
-    """One forward pass as one layer group sees it: either rows or a chunk."""
+    """One forward pass as one layer group sees it.
 
-    slots: SlotIndex
-    rows: PagedRows | None = None
-    prefix: PrefixRun | None = None
+    Attributes:
+        slots: ``[tokens]``, int32, where each token's key and value are written.
+        rows: A plan of the runner's `RowAttention`, for the first tokens of the batch.
+        chunks: For the others, in order.
+    """
+
+    slots: mx.array
+    rows: Any | None
+    chunks: tuple[ChunkPlan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +53,35 @@ class ForwardBatch:
     """One forward pass.
 
     Attributes:
-        token_ids: ``[batch, length]``.
-        offset: Position of the first token: an int for one chunk, ``[rows]`` for decode rows.
-        start: The same int for a chunk; 0 for rows.
+        token_ids: ``[tokens]``, int32.
+        positions: ``[tokens]``, int32.
+        num_rows: Tokens that are rows; the others belong to chunks.
         groups: One entry per layer group.
+        logit_index: ``[n]``, int32, the tokens whose logits are wanted; ``None`` for all.
     """
 
     token_ids: mx.array
-    offset: mx.array | int
-    start: int
+    positions: mx.array
+    num_rows: int
     groups: tuple[GroupBatch, ...]
+    logit_index: mx.array | None = None
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """What a batch of rows alone is made of."""
+        arrays = [self.token_ids, self.positions]
+        for group in self.groups:
+            arrays += [group.slots, *group.rows.arrays]  # type: ignore[union-attr]
+        return arrays
+
+    def with_arrays(self, arrays: Seq[mx.array]) -> ForwardBatch:
+        """The same batch of rows over other arrays of the same shapes."""
+        token_ids, positions, *rest = arrays
+        groups = []
+        for group in self.groups:
+            plan: Any = group.rows
+            count = len(plan.arrays)
+            slots, *own = rest[: 1 + count]
+            del rest[: 1 + count]
+            groups.append(replace(group, slots=slots, rows=plan.with_arrays(own)))
+        return replace(self, token_ids=token_ids, positions=positions, groups=tuple(groups))

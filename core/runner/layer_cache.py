@@ -7,12 +7,14 @@ Models ask a cache three things: ``offset`` for their position encoding, ``updat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..backend import mx
-from ..cache.kv_store import KVStore
+from ..cache.kv_store import KVStore, slot_vectors
 from ..errors import UnsupportedFeatureError
-from .attention import chunk_attention, paged_attention, with_prefix
-from .forward_batch import ForwardBatch
+from .attention.chunk_attention import chunk_attention
+from .attention.row_attention import RowAttention
+from .forward_batch import ChunkPlan, ForwardBatch, GroupBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +24,46 @@ class WindowMask:
     window: int
 
 
+class ForwardPass:
+    """What the layers of one forward pass share."""
+
+    def __init__(self, store: KVStore, attention: RowAttention[Any], batch: ForwardBatch) -> None:
+        self.store = store
+        self.attention = attention
+        self.batch = batch
+        self._vectors: dict[tuple[int, int], mx.array] = {}
+
+    def layer_caches(self) -> list[PagedLayerCache]:
+        """One cache object per layer."""
+        return [PagedLayerCache(self, layer) for layer in range(len(self.store.layout.layers))]
+
+    def vectors(self, group: int, num_kv_heads: int) -> mx.array:
+        """Which vectors of a layer are written; the same for all layers of a group."""
+        key = (group, num_kv_heads)
+        if key not in self._vectors:
+            slots = self.batch.groups[group].slots
+            self._vectors[key] = slot_vectors(slots, num_kv_heads, self.store.block_size)
+        return self._vectors[key]
+
+
 class PagedLayerCache:
     """One layer's view of the KV store during one forward pass."""
 
-    def __init__(self, store: KVStore, layer: int, batch: ForwardBatch) -> None:
-        self._store = store
+    def __init__(self, forward: ForwardPass, layer: int) -> None:
+        self._forward = forward
+        self._store = forward.store
         self._layer = layer
-        self._batch = batch
+        self._group_index = self._store.group_of_layer[layer]
         self._new: tuple[mx.array, mx.array] | None = None
 
     @property
-    def offset(self) -> mx.array | int:
-        """Position of the first new token: an int, or ``[rows]``."""
-        return self._batch.offset
+    def offset(self) -> mx.array:
+        """Position of each token, ``[tokens]``."""
+        return self._forward.batch.positions
+
+    @property
+    def _group(self) -> GroupBatch:
+        return self._forward.batch.groups[self._group_index]
 
     def make_mask(
         self, length: int, window_size: int | None = None, return_array: bool = False
@@ -44,17 +73,17 @@ class PagedLayerCache:
         Raises:
             UnsupportedFeatureError: The model wants to work on the mask itself.
         """
-        if return_array and length > 1:
+        if return_array:
             raise UnsupportedFeatureError("the model computes on its attention mask")
         return None if window_size is None else WindowMask(window_size)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Store new keys and values, ``[batch, num_kv_heads, length, dim]``.
+        """Store new keys and values, ``[tokens, num_kv_heads, 1, dim]``.
 
         Returns them unchanged: what a model passes on to attention must be what it got.
         """
-        group = self._batch.groups[self._store.group_of_layer[self._layer]]
-        self._store.write(self._layer, keys, values, group.slots)
+        vectors = self._forward.vectors(self._group_index, keys.shape[1])
+        self._store.write(self._layer, keys, values, vectors)
         self._new = (keys, values)
         return keys, values
 
@@ -68,7 +97,7 @@ class PagedLayerCache:
         mask: object,
         sinks: mx.array | None,
     ) -> mx.array:
-        """Attention of ``[batch, num_heads, length, dim]`` queries over everything stored.
+        """Attention of ``[tokens, num_heads, 1, dim]`` queries over everything stored.
 
         Raises:
             UnsupportedFeatureError: The model changed keys or values, or brought its own mask.
@@ -77,39 +106,46 @@ class PagedLayerCache:
             raise UnsupportedFeatureError("the model changes keys or values behind the cache")
         if not (mask is None or isinstance(mask, WindowMask)):
             raise UnsupportedFeatureError("the model brings its own attention mask")
-        index = self._store.group_of_layer[self._layer]
-        window = self._store.layout.groups[index].window
+        window = self._store.layout.groups[self._group_index].window
         if isinstance(mask, WindowMask) and mask.window != window:
             raise UnsupportedFeatureError("the model's mask and cache disagree about the window")
-        group = self._batch.groups[index]
+        group = self._group
+        if group.rows is None and all(chunk.blocks is None for chunk in group.chunks):
+            # Nothing here reads the store, but the write must not be put off to a later pass.
+            written = [self._store.keys(self._layer), self._store.values(self._layer)]
+            keys, values = mx.depends([keys, values], written)
+        parts = []
+        num_rows = self._forward.batch.num_rows
         if group.rows is not None:
-            return paged_attention(
-                queries,
+            attended = self._forward.attention.attend(
+                queries[:num_rows] if group.chunks else queries,
                 self._store.keys(self._layer),
                 self._store.values(self._layer),
                 group.rows,
                 scale=scale,
                 sinks=sinks,
             )
-        assert group.prefix is not None
-        if group.prefix.blocks is not None:
-            gathered = self._store.gather(self._layer, group.prefix.blocks)
-            keys, values = with_prefix(group.prefix, gathered, keys, values)
-        else:
-            # Nothing here reads the store, but the write must not be put off to a later pass.
-            written = [self._store.keys(self._layer), self._store.values(self._layer)]
-            keys, values = mx.depends([keys, values], written)
-        return chunk_attention(
-            queries,
-            keys,
-            values,
-            prefix_length=group.prefix.num_tokens,
-            window=window,
-            scale=scale,
-            sinks=sinks,
-        )
+            parts.append(attended)
+        for chunk in group.chunks:
+            own = slice(chunk.start, chunk.start + chunk.length)
+            run_keys, run_values = self._run(chunk, keys[own], values[own])
+            attended = chunk_attention(
+                queries[own].swapaxes(0, 2),
+                run_keys,
+                run_values,
+                prefix_length=chunk.num_prefix,
+                window=window,
+                scale=scale,
+                sinks=sinks,
+            )
+            parts.append(attended.swapaxes(0, 2))
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
-
-def make_layer_caches(store: KVStore, batch: ForwardBatch) -> list[PagedLayerCache]:
-    """One cache object per layer, for one forward pass."""
-    return [PagedLayerCache(store, layer, batch) for layer in range(len(store.layout.layers))]
+    def _run(self, chunk: ChunkPlan, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Prefix and chunk in one run, ``[1, num_kv_heads, tokens, dim]``."""
+        if chunk.blocks is None:
+            return keys.swapaxes(0, 2), values.swapaxes(0, 2)
+        count = chunk.num_prefix + chunk.length
+        gathered = self._store.gather(self._layer, chunk.blocks)
+        run_keys, run_values = (array[:, :, :count] for array in gathered)
+        return run_keys.astype(keys.dtype), run_values.astype(values.dtype)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as Seq
+from typing import Any
 
 from ..backend import mx
 from ..cache.block_table import BlockTable
 from ..cache.kv_layout import KVLayout
 from ..cache.kv_store import KVStore
-from .batch_builder import build_chunk, build_rows
-from .forward_batch import ForwardBatch
-from .layer_cache import make_layer_caches
+from .attention.row_attention import RowAttention
+from .batch_builder import BatchBuilder, Run
+from .layer_cache import ForwardPass
 from .model_adapter import Model, reference_logits
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,9 @@ _LENGTHS = ((19, 6, 1), (5, 0, 1))
 _TOLERANCE = {mx.float32: 2e-3, mx.float16: 4e-2, mx.bfloat16: 2e-1}
 
 
-def find_paging_problem(model: Model, layout: KVLayout, dtype: mx.Dtype, vocab: int) -> str | None:
+def find_paging_problem(
+    model: Model, layout: KVLayout, dtype: mx.Dtype, vocab: int, attention: RowAttention[Any]
+) -> str | None:
     """Try the model on a tiny paged store.
 
     Returns:
@@ -35,7 +38,7 @@ def find_paging_problem(model: Model, layout: KVLayout, dtype: mx.Dtype, vocab: 
     if not layout.is_paged:
         return f"its layers keep more than keys and values ({layout.describe()})"
     try:
-        got = _paged_logits(model, layout, dtype, vocab)
+        got = _paged_logits(model, layout, dtype, vocab, attention)
         mx.eval(got)
     # The model's code runs against an interface that it was not written for: anything may come.
     except Exception as error:
@@ -53,31 +56,36 @@ def find_paging_problem(model: Model, layout: KVLayout, dtype: mx.Dtype, vocab: 
     return None
 
 
-def _paged_logits(model: Model, layout: KVLayout, dtype: mx.Dtype, vocab: int) -> list[mx.array]:
+def _paged_logits(
+    model: Model, layout: KVLayout, dtype: mx.Dtype, vocab: int, attention: RowAttention[Any]
+) -> list[mx.array]:
     per_sequence = -(-max(sum(lengths) for lengths in _LENGTHS) // _BLOCK_SIZE)
     num_blocks = per_sequence * len(_LENGTHS)
     counts = [num_blocks] * len(layout.groups)
     store = KVStore(layout, counts, block_size=_BLOCK_SIZE, dtype=dtype)
     # Blocks of the two sequences alternate, so that wrong ids cannot go unnoticed.
     tables = [_tables(layout, range(i, num_blocks, len(_LENGTHS))) for i in range(len(_LENGTHS))]
-    last_tokens, positions = [], []
-    for index, (first, second, _) in enumerate(_LENGTHS):
-        tokens = _tokens(index, sum(_LENGTHS[index]), vocab)
-        for start, stop in ((0, first), (first, first + second)):
-            if stop > start:
-                chunk = build_chunk(tokens[start:stop], start, tables[index], layout.groups)
-                _run(model, store, chunk)
-        last_tokens.append(tokens[-1])
-        positions.append(first + second)
-    rows = build_rows(mx.array(last_tokens), positions, tables, layout.groups)
-    logits = _run(model, store, rows)
-    return [logits[index, -1] for index in range(len(_LENGTHS))]
+    builder = BatchBuilder(layout.groups, attention)
+    texts = [_tokens(i, sum(lengths), vocab) for i, lengths in enumerate(_LENGTHS)]
 
+    def run(index: int, start: int, stop: int) -> Run:
+        return Run(
+            token_ids=texts[index][start:stop], start=start, tables=tables[index], num_logits=1
+        )
 
-def _run(model: Model, store: KVStore, batch: ForwardBatch) -> mx.array:
-    logits: mx.array = model(batch.token_ids, cache=make_layer_caches(store, batch))
-    mx.eval(logits, store.arrays())
-    return logits
+    def logits(runs: list[Run]) -> mx.array:
+        batch = builder.build([runs[i] for i in builder.order(runs)])
+        caches = ForwardPass(store, attention, batch).layer_caches()
+        out: mx.array = model(batch.token_ids[:, None], cache=caches)
+        mx.eval(out, store.arrays())
+        return out
+
+    (first, second, last), (short, _, _) = _LENGTHS
+    logits([run(0, 0, first), run(1, 0, short)])
+    # A row beside a chunk with a prefix, then rows alone.
+    beside = logits([run(1, short, short + 1), run(0, first, first + second)])[0, -1]
+    alone = logits([run(0, first + second, first + second + last)])[0, -1]
+    return [alone, beside]
 
 
 def _tables(layout: KVLayout, block_ids: Seq[int]) -> list[BlockTable]:

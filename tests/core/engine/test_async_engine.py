@@ -29,7 +29,8 @@ from pippin.core.errors import (
 )
 from pippin.core.messages import TextPrompt, TokensPrompt
 from pippin.core.request import FinishReason, RequestOutput
-from pippin.core.runner.model_runner import PagedRunner, StepInFlight
+from pippin.core.runner.paged_runner import PagedRunner
+from pippin.core.runner.step_output import StepInFlight
 from pippin.core.sampling_params import SamplingParams
 
 TIMEOUT_S = 60

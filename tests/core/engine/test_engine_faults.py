@@ -17,7 +17,7 @@ from pippin.core.engine.factory import BuiltEngine
 from pippin.core.engine.schedule import Schedule
 from pippin.core.models.loader import LoadedModel
 from pippin.core.request import FinishReason
-from pippin.core.runner.model_runner import StepInFlight
+from pippin.core.runner.step_output import StepInFlight
 
 POISON = 271
 NUM_TOKENS = 20

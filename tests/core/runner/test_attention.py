@@ -12,10 +12,12 @@ import pytest
 from pippin.core.backend import mx
 from pippin.core.cache.block_table import BlockTable
 from pippin.core.cache.kv_layout import KVLayout, LayerGroup, LayerKind, LayerSpec
-from pippin.core.cache.kv_store import KVStore, SlotIndex
-from pippin.core.runner.attention import chunk_attention, paged_attention, with_prefix
-from pippin.core.runner.batch_builder import build_chunk, build_rows
-from pippin.core.runner.forward_batch import PagedRows
+from pippin.core.cache.kv_store import KVStore, slot_vectors
+from pippin.core.runner.attention.chunk_attention import chunk_attention
+from pippin.core.runner.attention.pair_attention import PairAttention
+from pippin.core.runner.attention.row_attention import RowAttention
+from pippin.core.runner.attention.table_attention import TableAttention
+from pippin.core.runner.batch_builder import BatchBuilder, Run
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 # Of values of width 1: the rounding of the result plus that of the weights.
@@ -67,19 +69,30 @@ class Case:
     tables: list[BlockTable]
     group: LayerGroup
 
-    def rows(self) -> PagedRows:
+    def attend(
+        self,
+        attention: RowAttention[Any],
+        queries: mx.array,
+        *,
+        values: mx.array | None = None,
+        scale: float,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
         """The newest token of every sequence."""
-        count = len(self.tables)
         positions = [keys.shape[1] - 1 for keys in self.keys]
-        batch = build_rows(
-            mx.zeros(count, dtype=mx.int32),
-            positions,
-            [[table] for table in self.tables],
-            [self.group],
+        return attention.attend(
+            queries,
+            self.store_keys,
+            self.store_values if values is None else values,
+            attention.plan(self.tables, positions, self.group),
+            scale=scale,
+            sinks=sinks,
         )
-        rows = batch.groups[0].rows
-        assert rows is not None
-        return rows
+
+
+def attentions(dtype: mx.Dtype) -> list[RowAttention[Any]]:
+    """Those that serve a dtype."""
+    return [TableAttention(), PairAttention()] if dtype == mx.float32 else [TableAttention()]
 
 
 def make_case(
@@ -140,30 +153,28 @@ def test_rows_attend_to_their_own_tokens(
         sinks = rng.normal(size=heads) if with_sinks else None
         scale = 1.5 / np.sqrt(key_dim)
 
-        got = paged_attention(
-            mx.array(queries[:, :, None].astype(np.float32)).astype(dtype),
-            case.store_keys,
-            case.store_values,
-            case.rows(),
-            scale=scale,
-            sinks=None if sinks is None else mx.array(sinks.astype(np.float32)).astype(dtype),
-        )
-
-        assert got.dtype == dtype
-        assert got.shape == (len(lengths), heads, 1, value_dim)
-        if sinks is not None:
-            sinks = rounded(sinks, dtype)
-        for row, length in enumerate(lengths):
-            first = 0 if window is None else max(0, length - window)
-            want = reference(
-                queries[row],
-                case.keys[row][:, first:],
-                case.values[row][:, first:],
+        for attention in attentions(dtype):
+            got = case.attend(
+                attention,
+                mx.array(queries[:, :, None].astype(np.float32)).astype(dtype),
                 scale=scale,
-                sinks=sinks,
+                sinks=None if sinks is None else mx.array(sinks.astype(np.float32)).astype(dtype),
             )
-            error = np.abs(as_float64(got[row, :, 0]) - want).max()
-            assert error < _TOLERANCE[dtype] * max(1.0, np.abs(want).max())
+
+            assert got.dtype == dtype
+            assert got.shape == (len(lengths), heads, 1, value_dim)
+            known_sinks = None if sinks is None else rounded(sinks, dtype)
+            for row, length in enumerate(lengths):
+                first = 0 if window is None else max(0, length - window)
+                want = reference(
+                    queries[row],
+                    case.keys[row][:, first:],
+                    case.values[row][:, first:],
+                    scale=scale,
+                    sinks=known_sinks,
+                )
+                error = np.abs(as_float64(got[row, :, 0]) - want).max()
+                assert error < _TOLERANCE[dtype] * max(1.0, np.abs(want).max())
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
@@ -172,20 +183,19 @@ def test_what_is_not_a_number_stays_in_its_own_row(dtype: mx.Dtype) -> None:
     lengths = [9, 30, 3, 17]
     case = make_case(rng, lengths, Shape(4, 2, 16, 16, 8), dtype=dtype, filler=0.0)
     queries = mx.array(rng.normal(size=(4, 4, 1, 16)).astype(np.float32)).astype(dtype)
-    healthy = paged_attention(queries, case.store_keys, case.store_values, case.rows(), scale=0.25)
     broken = np.array(case.store_values.astype(mx.float32))
     for block in case.tables[1].block_ids:
         broken[block] = np.nan
     unused = set(range(len(broken))) - {i for table in case.tables for i in table.block_ids}
     broken[list(unused)] = np.inf
+    for attention in attentions(dtype):
+        healthy = case.attend(attention, queries, scale=0.25)
 
-    got = paged_attention(
-        queries, case.store_keys, mx.array(broken).astype(dtype), case.rows(), scale=0.25
-    )
+        got = case.attend(attention, queries, values=mx.array(broken).astype(dtype), scale=0.25)
 
-    assert np.isnan(as_float64(got[1])).all()
-    others = [0, 2, 3]
-    assert np.array_equal(as_float64(got)[others], as_float64(healthy)[others])
+        assert np.isnan(as_float64(got[1])).all()
+        others = [0, 2, 3]
+        assert np.array_equal(as_float64(got)[others], as_float64(healthy)[others])
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
@@ -245,29 +255,24 @@ def test_a_chunk_finds_its_prefix_in_the_store() -> None:
     keys, values = rng.normal(size=(2, 30, 16)), rng.normal(size=(2, 30, 24))
     table = BlockTable(8)
     table.append([7, 2, 5, 0])
-    groups = store.layout.groups
-    for start, stop in ((0, 11), (11, 12), (12, 19)):
-        chunk = build_chunk(list(range(start, stop)), start, [table], groups)
+    builder = BatchBuilder(store.layout.groups, TableAttention())
+    for start, stop in ((0, 11), (11, 12), (12, 19), (19, 30)):
+        run = Run(token_ids=range(start, stop), start=start, tables=[table], num_logits=0)
+        group = builder.build([run]).groups[0]
         store.write(
             0,
-            mx.array(keys[None, :, start:stop].astype(np.float32)),
-            mx.array(values[None, :, start:stop].astype(np.float32)),
-            chunk.groups[0].slots,
+            mx.array(keys[:, start:stop, None].swapaxes(0, 1).astype(np.float32)),
+            mx.array(values[:, start:stop, None].swapaxes(0, 1).astype(np.float32)),
+            slot_vectors(group.slots, 2, 8),
         )
-    last = build_chunk(list(range(19, 30)), 19, [table], groups)
-    prefix = last.groups[0].prefix
-    assert prefix is not None
-    assert prefix.blocks is not None
+    (plan,) = group.chunks
+    assert (plan.start, plan.length, plan.num_prefix) == (0, 11, 19)
+    assert plan.blocks is not None
 
-    got_keys, got_values = with_prefix(
-        prefix,
-        store.gather(0, prefix.blocks),
-        mx.array(keys[None, :, 19:].astype(np.float32)),
-        mx.array(values[None, :, 19:].astype(np.float32)),
-    )
+    got_keys, got_values = store.gather(0, plan.blocks)
 
-    assert np.array_equal(np.array(got_keys[0]), keys.astype(np.float32))
-    assert np.array_equal(np.array(got_values[0]), values.astype(np.float32))
+    assert np.array_equal(np.array(got_keys[0])[:, :30], keys.astype(np.float32))
+    assert np.array_equal(np.array(got_values[0])[:, :30], values.astype(np.float32))
 
 
 def test_writing_touches_the_given_slots_only() -> None:
@@ -276,7 +281,7 @@ def test_writing_touches_the_given_slots_only() -> None:
     new = mx.arange(1, 1 + 3 * 2 * 16).reshape(3, 2, 1, 16).astype(mx.float32)
     values = mx.ones((3, 2, 1, 24))
 
-    store.write(0, new, values, SlotIndex(slots, 8))
+    store.write(0, new, values, slot_vectors(mx.array(slots), 2, 8))
 
     flat = np.array(store.keys(0)).swapaxes(1, 2).reshape(48, 2, 16)
     assert np.array_equal(flat[slots], np.array(new)[:, :, 0])
@@ -288,11 +293,11 @@ def test_writing_happens_in_place() -> None:
     new_keys, new_values = mx.ones((3, 2, 1, 16)), mx.ones((3, 2, 1, 24))
     mx.eval(new_keys, new_values)
     for step in range(4):
-        slots = SlotIndex([step, step + 100, step + 32_000], 8)
-        mx.eval(slots.vectors(2, 1))
+        vectors = slot_vectors(mx.array([step, step + 100, step + 32_000]), 2, 8)
+        mx.eval(vectors)
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        store.write(0, new_keys, new_values, slots)
+        store.write(0, new_keys, new_values, vectors)
         mx.eval(store.arrays())
         # A copy of either array would take megabytes.
         assert mx.get_peak_memory() - before < 256 * 1024

@@ -9,10 +9,10 @@ from tiny_models import FAMILIES, VOCAB_SIZE, TinyFamily, make_tiny_model
 
 from pippin.core.backend import mx
 from pippin.core.cache.kv_layout import KVLayout, LayerGroup
-from pippin.core.runner import layer_cache, probe
-from pippin.core.runner.attention import paged_attention
-from pippin.core.runner.forward_batch import PagedRows
-from pippin.core.runner.layer_cache import PagedLayerCache
+from pippin.core.runner import layer_cache
+from pippin.core.runner.attention.pair_attention import PairAttention, PairPlan
+from pippin.core.runner.attention.table_attention import TableAttention
+from pippin.core.runner.layer_cache import ForwardPass, PagedLayerCache
 from pippin.core.runner.model_adapter import describe_layout, install_paged_attention
 from pippin.core.runner.probe import find_paging_problem
 
@@ -22,7 +22,7 @@ def problem_of(family: str) -> str | None:
     model = make_tiny_model(family).model
     install_paged_attention(model)
     layout, dtype = describe_layout(model)
-    return find_paging_problem(model, layout, dtype, VOCAB_SIZE)
+    return find_paging_problem(model, layout, dtype, VOCAB_SIZE, PairAttention())
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -31,7 +31,7 @@ def test_layout_and_verdict(family: TinyFamily) -> None:
     install_paged_attention(model)
     layout, dtype = describe_layout(model)
 
-    problem = find_paging_problem(model, layout, dtype, VOCAB_SIZE)
+    problem = find_paging_problem(model, layout, dtype, VOCAB_SIZE, PairAttention())
 
     assert layout.describe() == family.layers
     if family.problem is None:
@@ -48,7 +48,7 @@ def test_16_bit_models_are_paged_too() -> None:
     layout, dtype = describe_layout(model)
 
     assert dtype == mx.bfloat16
-    assert find_paging_problem(model, layout, dtype, VOCAB_SIZE) is None
+    assert find_paging_problem(model, layout, dtype, VOCAB_SIZE, TableAttention()) is None
 
 
 def test_installing_twice_changes_nothing() -> None:
@@ -83,7 +83,7 @@ def test_a_window_that_is_off_by_one_is_noticed(family: str, change: int) -> Non
         for layer in layout.layers
     ]
 
-    problem = find_paging_problem(model, KVLayout(wrong), dtype, VOCAB_SIZE)
+    problem = find_paging_problem(model, KVLayout(wrong), dtype, VOCAB_SIZE, PairAttention())
 
     assert problem is not None
 
@@ -97,7 +97,7 @@ def test_a_model_that_is_masked_as_if_it_had_no_window_is_noticed() -> None:
     install_paged_attention(loaded.model)
     layout, dtype = describe_layout(loaded.model)
 
-    problem = find_paging_problem(loaded.model, layout, dtype, VOCAB_SIZE)
+    problem = find_paging_problem(loaded.model, layout, dtype, VOCAB_SIZE, PairAttention())
 
     assert layout.describe() == "3 full"
     assert problem is not None
@@ -108,13 +108,19 @@ def test_a_model_that_is_masked_as_if_it_had_no_window_is_noticed() -> None:
 def test_attention_that_reads_wrong_blocks_is_noticed(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(
-        queries: mx.array, keys: mx.array, values: mx.array, rows: PagedRows, **options: Any
-    ) -> mx.array:
-        moved = mx.concatenate([keys[1:], keys[:1]])
-        return paged_attention(queries, moved, values, rows, **options)
+    right = PairAttention.attend
 
-    monkeypatch.setattr(layer_cache, "paged_attention", wrong)
+    def wrong(
+        self: PairAttention,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        plan: PairPlan,
+        **options: Any,
+    ) -> mx.array:
+        return right(self, queries, mx.concatenate([keys[1:], keys[:1]]), values, plan, **options)
+
+    monkeypatch.setattr(PairAttention, "attend", wrong)
 
     problem = problem_of(family)
 
@@ -123,10 +129,10 @@ def test_attention_that_reads_wrong_blocks_is_noticed(
 
 
 def test_attention_without_sinks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("paged_attention", "chunk_attention"):
-        right = getattr(layer_cache, name)
+    for owner, name in ((PairAttention, "attend"), (layer_cache, "chunk_attention")):
+        right = getattr(owner, name)
         monkeypatch.setattr(
-            layer_cache,
+            owner,
             name,
             lambda *args, _right=right, **kw: _right(*args, **kw | {"sinks": None}),
         )
@@ -138,12 +144,13 @@ def test_attention_without_sinks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_positions_that_are_off_by_one_are_noticed(
     shift: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All rows shifted alike would cancel out in rotary embeddings; one kind of batch does not."""
+    """All tokens shifted alike cancel out in rotary embeddings; rows alone do not."""
     right: Any = PagedLayerCache.offset
 
-    def wrong(cache: PagedLayerCache) -> Any:
-        offset = right.fget(cache)
-        return offset + shift if isinstance(offset, mx.array) else offset
+    def wrong(cache: PagedLayerCache) -> mx.array:
+        is_row = mx.arange(right.fget(cache).shape[0]) < cache._forward.batch.num_rows
+        shifted: mx.array = right.fget(cache) + shift * is_row
+        return shifted
 
     monkeypatch.setattr(PagedLayerCache, "offset", property(wrong))
 
@@ -154,6 +161,6 @@ def test_a_model_that_breaks_is_a_problem_in_one_line(monkeypatch: pytest.Monkey
     def explode(*_: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(probe, "make_layer_caches", explode)
+    monkeypatch.setattr(ForwardPass, "layer_caches", explode)
 
     assert problem_of("llama-tied") == "first line"

@@ -1,0 +1,49 @@
+"""How rows, one token each, attend to what their block tables name: the seam for kernels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Seq
+from typing import Generic, TypeVar
+
+from ...backend import mx
+from ...cache.block_table import BlockTable
+from ...cache.kv_layout import LayerGroup
+
+PlanT = TypeVar("PlanT")
+
+
+class RowAttention(ABC, Generic[PlanT]):
+    """Plans on the host what is read for one layer group, then attends, layer by layer."""
+
+    @abstractmethod
+    def plan(self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup) -> PlanT:
+        """The arrays that tell which slots each row attends to.
+
+        Args:
+            tables: The block table of each row's sequence; several rows may share one.
+            positions: Of each row's token; it attends to itself and what lies before.
+        """
+
+    @abstractmethod
+    def attend(
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        plan: PlanT,
+        *,
+        scale: float,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        """Attention of rows, each over its own blocks.
+
+        Args:
+            queries: ``[rows, num_heads, 1, key_dim]``.
+            keys: ``[num_blocks, num_kv_heads, block_size, key_dim]``.
+            values: ``[num_blocks, num_kv_heads, block_size, value_dim]``.
+            sinks: ``[num_heads]``, logits of a token that is attended to but has no value.
+
+        Returns:
+            ``[rows, num_heads, 1, value_dim]``, in the dtype of the queries.
+        """

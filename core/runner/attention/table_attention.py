@@ -1,0 +1,115 @@
+"""Row attention over block tables, padded to a bucket of widths so that shapes repeat.
+
+The kernel reads blocks where they lie. Where there is none for a shape, every row's blocks are
+copied side by side for MLX's fused attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...backend import mx
+from ...cache.block_table import BlockTable
+from ...cache.kv_layout import LayerGroup
+from .row_attention import RowAttention
+
+# A table is as wide as a power of two blocks, from this one on.
+_NARROWEST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """Which slots each row attends to, in one layer group.
+
+    Attributes:
+        table: ``[rows, width]``, uint32, block ids. Padded with the row's own last block: what
+            another sequence's blocks hold need not be numbers.
+        firsts: ``[rows]``, int32, position of each table's first slot.
+        lengths: ``[rows]``, int32; a row attends to positions below.
+        window: How many of these, from the end; ``None`` for all.
+    """
+
+    table: mx.array
+    firsts: mx.array
+    lengths: mx.array
+    window: int | None
+
+    @property
+    def arrays(self) -> tuple[mx.array, mx.array, mx.array]:
+        """What differs from step to step."""
+        return self.table, self.firsts, self.lengths
+
+    def with_arrays(self, arrays: Seq[mx.array]) -> TablePlan:
+        """The same plan over other arrays of the same shapes."""
+        table, firsts, lengths = arrays
+        return TablePlan(table, firsts, lengths, self.window)
+
+    def mask(self, block_size: int) -> mx.array:
+        """``[rows, width * block_size]``, bool, slots that each row attends to."""
+        width = self.table.shape[1] * block_size
+        at = self.firsts[:, None] + mx.arange(width, dtype=mx.int32)
+        mask = at < self.lengths[:, None]
+        if self.window is not None:
+            mask = mask & (at >= self.lengths[:, None] - self.window)
+        return mask
+
+
+class TableAttention(RowAttention[TablePlan]):
+    """Copies every row's blocks side by side and calls MLX's fused attention."""
+
+    def plan(self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup) -> TablePlan:
+        """See `RowAttention.plan`."""
+        size = tables[0].block_size
+        runs, firsts = [], []
+        for table, position in zip(tables, positions, strict=True):
+            first = group.first_needed(position) // size
+            skip = first - table.first_block
+            runs.append(table.block_ids[skip : position // size + 1 - table.first_block])
+            firsts.append(first * size)
+        width = _width_bucket(max(len(run) for run in runs))
+        padded = np.empty((len(runs), width), np.uint32)
+        for row, run in enumerate(runs):
+            padded[row, : len(run)] = run
+            padded[row, len(run) :] = run[-1]
+        return TablePlan(
+            mx.array(padded),
+            mx.array(np.asarray(firsts, np.int32)),
+            mx.array(np.asarray(positions, np.int32) + 1),
+            group.window,
+        )
+
+    def attend(
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        plan: TablePlan,
+        *,
+        scale: float,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        """See `RowAttention.attend`."""
+        num_rows, width = plan.table.shape
+
+        def run(store: mx.array) -> mx.array:
+            _, heads, size, dim = store.shape
+            return store[plan.table].swapaxes(1, 2).reshape(num_rows, heads, width * size, dim)
+
+        return mx.fast.scaled_dot_product_attention(
+            queries,
+            run(keys),
+            run(values),
+            scale=scale,
+            mask=plan.mask(keys.shape[2])[:, None, None],
+            sinks=sinks,
+        )
+
+
+def _width_bucket(num_blocks: int) -> int:
+    width = _NARROWEST
+    while width < num_blocks:
+        width *= 2
+    return width

@@ -1,0 +1,112 @@
+"""Runs all sequences of a step in one forward pass on the paged KV store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING, Any
+
+from ..backend import mx
+from ..cache.kv_store import KVStore
+from .attention.row_attention import RowAttention
+from .batch_builder import BatchBuilder, Run
+from .forward_batch import ForwardBatch
+from .layer_cache import ForwardPass
+from .model_adapter import Model
+from .model_runner import ModelRunner, dispatch, predicts_prompt, prompt_logprobs
+from .sampler import Sampler
+from .step_output import PromptLogprobs, StepInFlight
+
+if TYPE_CHECKING:
+    from ..engine.schedule import Schedule, ScheduledSequence
+
+
+class PagedRunner(ModelRunner):
+    """Runs all sequences together."""
+
+    def __init__(
+        self, model: Model, sampler: Sampler, store: KVStore, attention: RowAttention[Any]
+    ) -> None:
+        super().__init__(model, sampler)
+        self._store = store
+        self._attention = attention
+        self._builder = BatchBuilder(store.layout.groups, attention)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the KV store."""
+        return self._store.nbytes
+
+    def execute(self, schedule: Schedule) -> StepInFlight:
+        """See `ModelRunner.execute`."""
+        # A prompt of one token that is only asked about has nothing to run.
+        items = [item for item in schedule.scheduled if item.stop > item.start]
+        if not items:
+            return StepInFlight((), None, ())
+        runs = [self._run(item) for item in items]
+        order = self._builder.order(runs)
+        items, runs = [items[i] for i in order], [runs[i] for i in order]
+        logits = self._forward(self._builder.build(runs, self._last_tokens))
+        prompt = _prompt_logprobs(items, runs, logits)
+        rows = [item for item in items if item.samples]
+        sampled, arrays = None, list[mx.array]()
+        if rows:
+            sampled, arrays = self._sample(_last_logits(items, runs, logits), rows)
+        for _, _, logprobs in prompt:
+            arrays += logprobs.arrays()
+        del logits  # unused, it would hold on to the last layer's keys and values
+        # Evaluating the last layer's keys and values brings all earlier layers' along. Naming
+        # those too would make mlx hold on to them until the pass is done, and the next pass could
+        # not write to them in place.
+        dispatch(arrays, self._store.last_layer())
+        return StepInFlight(tuple(item.sequence.key for item in rows), sampled, tuple(prompt))
+
+    def scrub(self) -> None:
+        """Clear all blocks of what are no numbers."""
+        self._store.scrub()
+
+    def reset(self) -> None:
+        """Empty the KV store."""
+        super().reset()
+        self._store.reset()
+
+    def _run(self, item: ScheduledSequence) -> Run:
+        sequence = item.sequence
+        source = self._source(item) if item.samples else None
+        token_ids = sequence.token_ids[item.start : item.stop] if source is None else [0]
+        num_logits = len(token_ids) if predicts_prompt(item) else int(item.samples)
+        return Run(
+            token_ids=token_ids,
+            start=item.start,
+            tables=sequence.cache.tables,
+            num_logits=num_logits,
+            source=source,
+        )
+
+    def _forward(self, batch: ForwardBatch) -> mx.array:
+        """Logits of the tokens that want them, ``[n, vocab]``."""
+        caches = ForwardPass(self._store, self._attention, batch).layer_caches()
+        logits: mx.array = self._model(batch.token_ids[:, None], cache=caches)[:, -1]
+        return logits if batch.logit_index is None else logits[batch.logit_index]
+
+
+def _last_logits(items: Seq[ScheduledSequence], runs: Seq[Run], logits: mx.array) -> mx.array:
+    """Logits of each sampling run's last token: ``[rows, vocab]``."""
+    last, stop = [], 0
+    for item, run in zip(items, runs, strict=True):
+        stop += run.num_logits
+        if item.samples:
+            last.append(stop - 1)
+    if last == list(range(len(last))):
+        return logits if logits.shape[0] == len(last) else logits[: len(last)]
+    return logits[mx.array(last)]
+
+
+def _prompt_logprobs(
+    items: Seq[ScheduledSequence], runs: Seq[Run], logits: mx.array
+) -> list[PromptLogprobs]:
+    out, start = [], 0
+    for item, run in zip(items, runs, strict=True):
+        if predicts_prompt(item):
+            out.append(prompt_logprobs(item, logits[start : start + run.num_logits]))
+        start += run.num_logits
+    return out
