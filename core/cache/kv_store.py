@@ -8,35 +8,61 @@ in place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 
 from ..backend import mx
 from .kv_layout import KVLayout
 
 
-def slot_vectors(slots: mx.array, num_kv_heads: int, block_size: int) -> mx.array:
-    """Which of a layer's vectors tokens are written to: ``[tokens]`` -> ``[tokens, kv_heads]``.
+class TokenSlots:
+    """Where the tokens of one forward pass are written, for one layer group.
 
-    A layer's vectors are numbered in the store's order: block, head, place in the block.
+    Args:
+        slots: ``[tokens]``, int32.
     """
-    heads = mx.arange(num_kv_heads, dtype=mx.int32)
-    blocks, offsets = mx.divmod(slots, block_size)
-    return (blocks[:, None] * num_kv_heads + heads) * block_size + offsets[:, None]
+
+    def __init__(self, slots: mx.array, block_size: int) -> None:
+        self.slots = slots
+        self._block_size = block_size
+        # All layers of a group ask for the same thing.
+        self._vectors: dict[int, mx.array] = {}
+
+    def vectors(self, num_kv_heads: int) -> mx.array:
+        """Which of a layer's vectors these are, ``[tokens * num_kv_heads]``.
+
+        A layer's vectors are numbered in the store's order: block, head, place in the block.
+        """
+        if num_kv_heads not in self._vectors:
+            heads = mx.arange(num_kv_heads, dtype=mx.int32)
+            blocks, offsets = mx.divmod(self.slots, self._block_size)
+            numbers = (blocks[:, None] * num_kv_heads + heads) * self._block_size
+            self._vectors[num_kv_heads] = (numbers + offsets[:, None]).reshape(-1)
+        return self._vectors[num_kv_heads]
 
 
 class KVStore:
     """Keys and values of all paged layers.
 
     Args:
-        num_blocks: Blocks of each layer group.
+        num_blocks: Blocks of each layer group. There is one more of each, see `trash_block`.
+        write_in_place: Writes tokens as `write_store` does and returns what that returns, where
+            there is a kernel for it. Without, a write replaces the layer's arrays.
     """
 
     def __init__(
-        self, layout: KVLayout, num_blocks: Sequence[int], *, block_size: int, dtype: mx.Dtype
+        self,
+        layout: KVLayout,
+        num_blocks: Sequence[int],
+        *,
+        block_size: int,
+        dtype: mx.Dtype,
+        write_in_place: Callable[..., mx.array] | None = None,
     ) -> None:
         self.layout = layout
         self.block_size = block_size
         self.dtype = dtype
+        self._write_in_place = write_in_place
         self._num_blocks = tuple(num_blocks)
         self._keys: list[mx.array] = []
         self._values: list[mx.array] = []
@@ -47,7 +73,7 @@ class KVStore:
         """Start again with empty arrays, whatever state a failed step left the old ones in."""
         self._keys, self._values = [], []
         for index, layer in enumerate(self.layout.layers):
-            blocks = self._num_blocks[self.group_of_layer[index]]
+            blocks = self._num_blocks[self.group_of_layer[index]] + 1
             # Flat, because a write by one index is one quick operation; by three it is many.
             count = blocks * layer.num_kv_heads * self.block_size
             self._keys.append(mx.zeros((count, layer.key_dim), dtype=self.dtype))
@@ -74,6 +100,32 @@ class KVStore:
         """All arrays."""
         return [*self._keys, *self._values]
 
+    @property
+    def is_written_in_place(self) -> bool:
+        """Whether the arrays stay the same ones."""
+        return self._write_in_place is not None
+
+    def trash_block(self, group: int) -> int:
+        """A block that nobody reads, for tokens that only fill up a batch."""
+        return self._num_blocks[group]
+
+    def over(self, arrays: Sequence[mx.array]) -> KVStore:
+        """The same store made of other arrays, in the order of `arrays`."""
+        other = copy.copy(self)
+        count = len(self._keys)
+        other._keys, other._values = list(arrays[:count]), list(arrays[count:])
+        return other
+
+    def take(self) -> list[mx.array]:
+        """Hand all arrays over: the store has none until it is given some by `put`."""
+        taken, self._keys, self._values = self.arrays(), [], []
+        return taken
+
+    def put(self, arrays: Sequence[mx.array]) -> None:
+        """Own these arrays, in the order of `arrays`."""
+        count = len(self.layout.layers)
+        self._keys, self._values = list(arrays[:count]), list(arrays[count:])
+
     def last_layer(self) -> list[mx.array]:
         """The last layer's keys and values, which depend on all others'."""
         return [self._keys[-1], self._values[-1]]
@@ -86,17 +138,33 @@ class KVStore:
         """``[num_blocks, num_kv_heads, block_size, value_dim]``. Do not keep the reference."""
         return self._by_block(layer, self._values[layer])
 
-    def write(self, layer: int, keys: mx.array, values: mx.array, vectors: mx.array) -> None:
+    def write(
+        self, layer: int, keys: mx.array, values: mx.array, slots: TokenSlots
+    ) -> mx.array | None:
         """Put new tokens into their slots.
 
         Args:
             keys: ``[tokens, num_kv_heads, 1, key_dim]``.
             values: The same with ``value_dim``.
-            vectors: ``[tokens, num_kv_heads]``, see `slot_vectors`.
+
+        Returns:
+            ``[1]``, uint32, 0: what reads these tokens in the same pass must take it as an input.
+            ``None`` if the layer's arrays are new ones, which say that by themselves.
         """
-        index = vectors.reshape(-1)
-        self._keys[layer][index] = keys.reshape(-1, keys.shape[3]).astype(self.dtype)
-        self._values[layer][index] = values.reshape(-1, values.shape[3]).astype(self.dtype)
+        keys, values = keys.astype(self.dtype), values.astype(self.dtype)
+        if self._write_in_place is not None:
+            return self._write_in_place(
+                keys,
+                values,
+                slots.slots,
+                self._keys[layer],
+                self._values[layer],
+                block_size=self.block_size,
+            )
+        index = slots.vectors(keys.shape[1])
+        self._keys[layer][index] = keys.reshape(-1, keys.shape[3])
+        self._values[layer][index] = values.reshape(-1, values.shape[3])
+        return None
 
     def gather(self, layer: int, blocks: mx.array) -> tuple[mx.array, mx.array]:
         """Copy blocks into one run of tokens.

@@ -18,8 +18,12 @@ from ..models.loader import LoadedModel
 from ..runner.attention.pair_attention import PairAttention
 from ..runner.attention.row_attention import RowAttention
 from ..runner.attention.table_attention import TableAttention
+from ..runner.head import find_head
+from ..runner.linear_timing import tune_linear_layers
+from ..runner.measurements import Measurements
 from ..runner.model_adapter import describe_layout, install_paged_attention, reference_logits
 from ..runner.model_runner import ModelRunner
+from ..runner.paged_model import PagedModel
 from ..runner.paged_runner import PagedRunner
 from ..runner.probe import find_paging_problem
 from ..runner.sampler import Sampler
@@ -66,8 +70,14 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
     sampler = Sampler(eos_token_ids)
     install_paged_attention(loaded.model)
     layout, dtype = describe_layout(loaded.model)
-    attention = _choose_attention(dtype)
-    problem = find_paging_problem(loaded.model, layout, dtype, loaded.vocab_size, attention)
+    linear = tune_linear_layers(loaded.model, dtype, Measurements.of_this_machine())
+    logger.debug("linear layers: %s", linear.describe())
+    paged = PagedModel(
+        loaded.model,
+        _choose_attention(dtype),
+        head=find_head(loaded.model, loaded.vocab_size),
+    )
+    problem = find_paging_problem(loaded.model, paged, layout, dtype, loaded.vocab_size)
     max_model_len = config.max_model_len or loaded.max_model_len or _DEFAULT_MAX_MODEL_LEN
     scheduler_config, capacity = config.scheduler, None
     runner: ModelRunner
@@ -88,7 +98,7 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
             namespace=(loaded.fingerprint, str(dtype)),
         )
         store = KVStore(layout, counts, block_size=config.cache.block_size, dtype=dtype)
-        runner = PagedRunner(loaded.model, sampler, store, attention)
+        runner = PagedRunner(paged, sampler, store)
         capacity = max(counts) * config.cache.block_size
         max_model_len = _fit_model_len(config, max_model_len, manager)
     scheduler = Scheduler(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backend import mx
-from ..cache.kv_store import KVStore, slot_vectors
+from ..cache.kv_store import KVStore, TokenSlots
 from ..errors import UnsupportedFeatureError
 from .attention.chunk_attention import chunk_attention
 from .attention.row_attention import RowAttention
@@ -31,19 +31,13 @@ class ForwardPass:
         self.store = store
         self.attention = attention
         self.batch = batch
-        self._vectors: dict[tuple[int, int], mx.array] = {}
+        self.slots = [TokenSlots(group.slots, store.block_size) for group in batch.groups]
+        # Of layers that are written in place, what shows that they have been.
+        self.written: list[mx.array] = []
 
     def layer_caches(self) -> list[PagedLayerCache]:
         """One cache object per layer."""
         return [PagedLayerCache(self, layer) for layer in range(len(self.store.layout.layers))]
-
-    def vectors(self, group: int, num_kv_heads: int) -> mx.array:
-        """Which vectors of a layer are written; the same for all layers of a group."""
-        key = (group, num_kv_heads)
-        if key not in self._vectors:
-            slots = self.batch.groups[group].slots
-            self._vectors[key] = slot_vectors(slots, num_kv_heads, self.store.block_size)
-        return self._vectors[key]
 
 
 class PagedLayerCache:
@@ -55,6 +49,7 @@ class PagedLayerCache:
         self._layer = layer
         self._group_index = self._store.group_of_layer[layer]
         self._new: tuple[mx.array, mx.array] | None = None
+        self._written: mx.array | None = None
 
     @property
     def offset(self) -> mx.array:
@@ -82,8 +77,10 @@ class PagedLayerCache:
 
         Returns them unchanged: what a model passes on to attention must be what it got.
         """
-        vectors = self._forward.vectors(self._group_index, keys.shape[1])
-        self._store.write(self._layer, keys, values, vectors)
+        slots = self._forward.slots[self._group_index]
+        self._written = self._store.write(self._layer, keys, values, slots)
+        if self._written is not None:
+            self._forward.written.append(self._written)
         self._new = (keys, values)
         return keys, values
 
@@ -110,7 +107,10 @@ class PagedLayerCache:
         if isinstance(mask, WindowMask) and mask.window != window:
             raise UnsupportedFeatureError("the model's mask and cache disagree about the window")
         group = self._group
-        if group.rows is None and all(chunk.blocks is None for chunk in group.chunks):
+        reads_store = group.rows is not None or any(
+            chunk.blocks is not None for chunk in group.chunks
+        )
+        if not reads_store and self._written is None:
             # Nothing here reads the store, but the write must not be put off to a later pass.
             written = [self._store.keys(self._layer), self._store.values(self._layer)]
             keys, values = mx.depends([keys, values], written)
@@ -124,6 +124,7 @@ class PagedLayerCache:
                 group.rows,
                 scale=scale,
                 sinks=sinks,
+                written=self._written,
             )
             parts.append(attended)
         for chunk in group.chunks:
@@ -146,6 +147,7 @@ class PagedLayerCache:
         if chunk.blocks is None:
             return keys.swapaxes(0, 2), values.swapaxes(0, 2)
         count = chunk.num_prefix + chunk.length
-        gathered = self._store.gather(self._layer, chunk.blocks)
+        blocks = chunk.blocks if self._written is None else chunk.blocks + self._written
+        gathered = self._store.gather(self._layer, blocks)
         run_keys, run_values = (array[:, :, :count] for array in gathered)
         return run_keys.astype(keys.dtype), run_values.astype(values.dtype)

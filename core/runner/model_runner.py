@@ -15,7 +15,6 @@ import numpy as np
 from ..backend import mx
 from .logits_processors import RowKey, RowState
 from .logprobs import gather_logprobs
-from .model_adapter import Model
 from .sampler import SampledRows, Sampler
 from .step_output import PromptLogprobs, StepInFlight
 
@@ -24,10 +23,9 @@ if TYPE_CHECKING:  # engine stands above runner; a schedule only passes through 
 
 
 class ModelRunner(ABC):
-    """Owns the model; subclasses own its cache."""
+    """Runs a model with the cache that the subclass brings."""
 
-    def __init__(self, model: Model, sampler: Sampler) -> None:
-        self._model = model
+    def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
         # The newest step's tokens, still on the device, and which row is whose.
         self._last_tokens: mx.array | None = None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..backend import mx
+from ..cache.block_table import BlockTable
 from ..cache.kv_store import KVStore
-from .attention.row_attention import RowAttention
 from .batch_builder import BatchBuilder, Run
-from .forward_batch import ForwardBatch
-from .layer_cache import ForwardPass
-from .model_adapter import Model
 from .model_runner import ModelRunner, dispatch, predicts_prompt, prompt_logprobs
+from .paged_model import PagedModel
 from .sampler import Sampler
 from .step_output import PromptLogprobs, StepInFlight
 
@@ -21,15 +20,31 @@ if TYPE_CHECKING:
 
 
 class PagedRunner(ModelRunner):
-    """Runs all sequences together."""
+    """Runs all sequences together.
+
+    Args:
+        row_bucket: How many rows a step of rows alone is filled up to.
+    """
 
     def __init__(
-        self, model: Model, sampler: Sampler, store: KVStore, attention: RowAttention[Any]
+        self,
+        model: PagedModel,
+        sampler: Sampler,
+        store: KVStore,
+        *,
+        row_bucket: Callable[[int], int] = lambda count: count,
     ) -> None:
-        super().__init__(model, sampler)
+        super().__init__(sampler)
+        self._model = model
         self._store = store
-        self._attention = attention
-        self._builder = BatchBuilder(store.layout.groups, attention)
+        trash = []
+        for group in range(len(store.layout.groups)):
+            table = BlockTable(store.block_size)
+            table.append([store.trash_block(group)])
+            trash.append(table)
+        self._builder = BatchBuilder(
+            store.layout.groups, model.attention, trash=trash, row_bucket=row_bucket
+        )
 
     @property
     def cache_bytes(self) -> int:
@@ -45,7 +60,8 @@ class PagedRunner(ModelRunner):
         runs = [self._run(item) for item in items]
         order = self._builder.order(runs)
         items, runs = [items[i] for i in order], [runs[i] for i in order]
-        logits = self._forward(self._builder.build(runs, self._last_tokens))
+        batch = self._builder.build(runs, self._last_tokens)
+        logits, written = self._model.run(self._store, batch)
         prompt = _prompt_logprobs(items, runs, logits)
         rows = [item for item in items if item.samples]
         sampled, arrays = None, list[mx.array]()
@@ -54,10 +70,7 @@ class PagedRunner(ModelRunner):
         for _, _, logprobs in prompt:
             arrays += logprobs.arrays()
         del logits  # unused, it would hold on to the last layer's keys and values
-        # Evaluating the last layer's keys and values brings all earlier layers' along. Naming
-        # those too would make mlx hold on to them until the pass is done, and the next pass could
-        # not write to them in place.
-        dispatch(arrays, self._store.last_layer())
+        dispatch(arrays, written)
         return StepInFlight(tuple(item.sequence.key for item in rows), sampled, tuple(prompt))
 
     def scrub(self) -> None:
@@ -81,12 +94,6 @@ class PagedRunner(ModelRunner):
             num_logits=num_logits,
             source=source,
         )
-
-    def _forward(self, batch: ForwardBatch) -> mx.array:
-        """Logits of the tokens that want them, ``[n, vocab]``."""
-        caches = ForwardPass(self._store, self._attention, batch).layer_caches()
-        logits: mx.array = self._model(batch.token_ids[:, None], cache=caches)[:, -1]
-        return logits if batch.logit_index is None else logits[batch.logit_index]
 
 
 def _last_logits(items: Seq[ScheduledSequence], runs: Seq[Run], logits: mx.array) -> mx.array:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as Seq
-from typing import Any
 
 from ..backend import mx
 from ..cache.block_table import BlockTable
 from ..cache.kv_layout import KVLayout
 from ..cache.kv_store import KVStore
-from .attention.row_attention import RowAttention
 from .batch_builder import BatchBuilder, Run
-from .layer_cache import ForwardPass
 from .model_adapter import Model, reference_logits
+from .paged_model import PagedModel
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +26,7 @@ _TOLERANCE = {mx.float32: 2e-3, mx.float16: 4e-2, mx.bfloat16: 2e-1}
 
 
 def find_paging_problem(
-    model: Model, layout: KVLayout, dtype: mx.Dtype, vocab: int, attention: RowAttention[Any]
+    model: Model, paged: PagedModel, layout: KVLayout, dtype: mx.Dtype, vocab: int
 ) -> str | None:
     """Try the model on a tiny paged store.
 
@@ -38,7 +36,7 @@ def find_paging_problem(
     if not layout.is_paged:
         return f"its layers keep more than keys and values ({layout.describe()})"
     try:
-        got = _paged_logits(model, layout, dtype, vocab, attention)
+        got = _paged_logits(paged, layout, dtype, vocab)
         mx.eval(got)
     # The model's code runs against an interface that it was not written for: anything may come.
     except Exception as error:
@@ -57,7 +55,7 @@ def find_paging_problem(
 
 
 def _paged_logits(
-    model: Model, layout: KVLayout, dtype: mx.Dtype, vocab: int, attention: RowAttention[Any]
+    model: PagedModel, layout: KVLayout, dtype: mx.Dtype, vocab: int
 ) -> list[mx.array]:
     per_sequence = -(-max(sum(lengths) for lengths in _LENGTHS) // _BLOCK_SIZE)
     num_blocks = per_sequence * len(_LENGTHS)
@@ -65,7 +63,7 @@ def _paged_logits(
     store = KVStore(layout, counts, block_size=_BLOCK_SIZE, dtype=dtype)
     # Blocks of the two sequences alternate, so that wrong ids cannot go unnoticed.
     tables = [_tables(layout, range(i, num_blocks, len(_LENGTHS))) for i in range(len(_LENGTHS))]
-    builder = BatchBuilder(layout.groups, attention)
+    builder = BatchBuilder(layout.groups, model.attention)
     texts = [_tokens(i, sum(lengths), vocab) for i, lengths in enumerate(_LENGTHS)]
 
     def run(index: int, start: int, stop: int) -> Run:
@@ -75,16 +73,15 @@ def _paged_logits(
 
     def logits(runs: list[Run]) -> mx.array:
         batch = builder.build([runs[i] for i in builder.order(runs)])
-        caches = ForwardPass(store, attention, batch).layer_caches()
-        out: mx.array = model(batch.token_ids[:, None], cache=caches)
-        mx.eval(out, store.arrays())
+        out, written = model.run(store, batch)
+        mx.eval(out, written)
         return out
 
     (first, second, last), (short, _, _) = _LENGTHS
     logits([run(0, 0, first), run(1, 0, short)])
     # A row beside a chunk with a prefix, then rows alone.
-    beside = logits([run(1, short, short + 1), run(0, first, first + second)])[0, -1]
-    alone = logits([run(0, first + second, first + second + last)])[0, -1]
+    beside = logits([run(1, short, short + 1), run(0, first, first + second)])[0]
+    alone = logits([run(0, first + second, first + second + last)])[0]
     return [alone, beside]
 
 

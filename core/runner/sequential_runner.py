@@ -19,7 +19,8 @@ class SequentialRunner(ModelRunner):
     """The scheduler must be set to one running sequence and no layer groups."""
 
     def __init__(self, model: Model, sampler: Sampler) -> None:
-        super().__init__(model, sampler)
+        super().__init__(sampler)
+        self._model = model
         self._caches: list[Any] = []
         self._owner: RowKey | None = None
 

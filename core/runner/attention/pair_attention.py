@@ -105,6 +105,7 @@ class PairAttention(RowAttention[PairPlan]):
         *,
         scale: float,
         sinks: mx.array | None = None,
+        written: mx.array | None = None,
     ) -> mx.array:
         """See `RowAttention.attend`. Scores are kept in powers of two: see `exp2`."""
         num_rows, num_heads, _, key_dim = queries.shape

@@ -35,6 +35,7 @@ class RowAttention(ABC, Generic[PlanT]):
         *,
         scale: float,
         sinks: mx.array | None = None,
+        written: mx.array | None = None,
     ) -> mx.array:
         """Attention of rows, each over its own blocks.
 
@@ -43,6 +44,7 @@ class RowAttention(ABC, Generic[PlanT]):
             keys: ``[num_blocks, num_kv_heads, block_size, key_dim]``.
             values: ``[num_blocks, num_kv_heads, block_size, value_dim]``.
             sinks: ``[num_heads]``, logits of a token that is attended to but has no value.
+            written: What `KVStore.write` returned.
 
         Returns:
             ``[rows, num_heads, 1, value_dim]``, in the dtype of the queries.

@@ -90,13 +90,16 @@ class TableAttention(RowAttention[TablePlan]):
         *,
         scale: float,
         sinks: mx.array | None = None,
+        written: mx.array | None = None,
     ) -> mx.array:
         """See `RowAttention.attend`."""
         num_rows, width = plan.table.shape
 
+        table = plan.table if written is None else plan.table + written
+
         def run(store: mx.array) -> mx.array:
             _, heads, size, dim = store.shape
-            return store[plan.table].swapaxes(1, 2).reshape(num_rows, heads, width * size, dim)
+            return store[table].swapaxes(1, 2).reshape(num_rows, heads, width * size, dim)
 
         return mx.fast.scaled_dot_product_attention(
             queries,

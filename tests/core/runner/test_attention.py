@@ -12,7 +12,7 @@ import pytest
 from pippin.core.backend import mx
 from pippin.core.cache.block_table import BlockTable
 from pippin.core.cache.kv_layout import KVLayout, LayerGroup, LayerKind, LayerSpec
-from pippin.core.cache.kv_store import KVStore, slot_vectors
+from pippin.core.cache.kv_store import KVStore, TokenSlots
 from pippin.core.runner.attention.chunk_attention import chunk_attention
 from pippin.core.runner.attention.pair_attention import PairAttention
 from pippin.core.runner.attention.row_attention import RowAttention
@@ -263,7 +263,7 @@ def test_a_chunk_finds_its_prefix_in_the_store() -> None:
             0,
             mx.array(keys[:, start:stop, None].swapaxes(0, 1).astype(np.float32)),
             mx.array(values[:, start:stop, None].swapaxes(0, 1).astype(np.float32)),
-            slot_vectors(group.slots, 2, 8),
+            TokenSlots(group.slots, 8),
         )
     (plan,) = group.chunks
     assert (plan.start, plan.length, plan.num_prefix) == (0, 11, 19)
@@ -281,9 +281,9 @@ def test_writing_touches_the_given_slots_only() -> None:
     new = mx.arange(1, 1 + 3 * 2 * 16).reshape(3, 2, 1, 16).astype(mx.float32)
     values = mx.ones((3, 2, 1, 24))
 
-    store.write(0, new, values, slot_vectors(mx.array(slots), 2, 8))
+    store.write(0, new, values, TokenSlots(mx.array(slots), 8))
 
-    flat = np.array(store.keys(0)).swapaxes(1, 2).reshape(48, 2, 16)
+    flat = np.array(store.keys(0)).swapaxes(1, 2).reshape(56, 2, 16)
     assert np.array_equal(flat[slots], np.array(new)[:, :, 0])
     assert np.count_nonzero(np.delete(flat, slots, axis=0)) == 0
 
@@ -293,11 +293,11 @@ def test_writing_happens_in_place() -> None:
     new_keys, new_values = mx.ones((3, 2, 1, 16)), mx.ones((3, 2, 1, 24))
     mx.eval(new_keys, new_values)
     for step in range(4):
-        vectors = slot_vectors(mx.array([step, step + 100, step + 32_000]), 2, 8)
-        mx.eval(vectors)
+        slots = TokenSlots(mx.array([step, step + 100, step + 32_000]), 8)
+        mx.eval(slots.vectors(2))
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        store.write(0, new_keys, new_values, vectors)
+        store.write(0, new_keys, new_values, slots)
         mx.eval(store.arrays())
         # A copy of either array would take megabytes.
         assert mx.get_peak_memory() - before < 256 * 1024

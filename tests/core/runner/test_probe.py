@@ -12,9 +12,22 @@ from pippin.core.cache.kv_layout import KVLayout, LayerGroup
 from pippin.core.runner import layer_cache
 from pippin.core.runner.attention.pair_attention import PairAttention, PairPlan
 from pippin.core.runner.attention.table_attention import TableAttention
+from pippin.core.runner.head import find_head
 from pippin.core.runner.layer_cache import ForwardPass, PagedLayerCache
 from pippin.core.runner.model_adapter import describe_layout, install_paged_attention
+from pippin.core.runner.paged_model import PagedModel
 from pippin.core.runner.probe import find_paging_problem
+
+
+def problem_on_pages(
+    model: Any,
+    layout: KVLayout,
+    dtype: mx.Dtype,
+    attention: PairAttention | TableAttention | None = None,
+) -> str | None:
+    """What the probe says."""
+    paged = PagedModel(model, attention or PairAttention(), head=find_head(model, VOCAB_SIZE))
+    return find_paging_problem(model, paged, layout, dtype, VOCAB_SIZE)
 
 
 def problem_of(family: str) -> str | None:
@@ -22,7 +35,7 @@ def problem_of(family: str) -> str | None:
     model = make_tiny_model(family).model
     install_paged_attention(model)
     layout, dtype = describe_layout(model)
-    return find_paging_problem(model, layout, dtype, VOCAB_SIZE, PairAttention())
+    return problem_on_pages(model, layout, dtype)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -31,7 +44,7 @@ def test_layout_and_verdict(family: TinyFamily) -> None:
     install_paged_attention(model)
     layout, dtype = describe_layout(model)
 
-    problem = find_paging_problem(model, layout, dtype, VOCAB_SIZE, PairAttention())
+    problem = problem_on_pages(model, layout, dtype)
 
     assert layout.describe() == family.layers
     if family.problem is None:
@@ -48,7 +61,7 @@ def test_16_bit_models_are_paged_too() -> None:
     layout, dtype = describe_layout(model)
 
     assert dtype == mx.bfloat16
-    assert find_paging_problem(model, layout, dtype, VOCAB_SIZE, TableAttention()) is None
+    assert problem_on_pages(model, layout, dtype, TableAttention()) is None
 
 
 def test_installing_twice_changes_nothing() -> None:
@@ -83,7 +96,7 @@ def test_a_window_that_is_off_by_one_is_noticed(family: str, change: int) -> Non
         for layer in layout.layers
     ]
 
-    problem = find_paging_problem(model, KVLayout(wrong), dtype, VOCAB_SIZE, PairAttention())
+    problem = problem_on_pages(model, KVLayout(wrong), dtype)
 
     assert problem is not None
 
@@ -97,7 +110,7 @@ def test_a_model_that_is_masked_as_if_it_had_no_window_is_noticed() -> None:
     install_paged_attention(loaded.model)
     layout, dtype = describe_layout(loaded.model)
 
-    problem = find_paging_problem(loaded.model, layout, dtype, VOCAB_SIZE, PairAttention())
+    problem = problem_on_pages(loaded.model, layout, dtype)
 
     assert layout.describe() == "3 full"
     assert problem is not None
