@@ -48,11 +48,8 @@ class Penalties:
         self._prompt: dict[RowKey, mx.array] = {}
         self._counts: dict[RowKey, mx.array] = {}
 
-    def apply(self, logits: mx.array, rows: Seq[RowState]) -> mx.array:
-        """Penalise the rows that ask for it; ``logits`` is ``[rows, vocab]``, float32."""
-        chosen = _penalised(rows)
-        if not chosen:
-            return logits
+    def apply(self, logits: mx.array, rows: Seq[RowState], chosen: list[int]) -> mx.array:
+        """Penalise the chosen rows of ``logits``, ``[rows, vocab]``, float32."""
         for i in chosen:
             self._ensure(rows[i], logits.shape[-1])
         index = mx.array(chosen)
@@ -67,10 +64,14 @@ class Penalties:
         logits[index] = part
         return logits
 
-    def count(self, token_ids: mx.array, rows: Seq[RowState]) -> list[mx.array]:
-        """Add the drawn ids, ``[rows]``, to the counts; returns what must be evaluated."""
+    def count(self, token_ids: mx.array, rows: Seq[RowState], chosen: list[int]) -> list[mx.array]:
+        """Add the chosen rows' drawn ids to their counts; returns what must be evaluated.
+
+        Args:
+            token_ids: ``[rows]``.
+        """
         changed = []
-        for i in _penalised(rows):
+        for i in chosen:
             key = rows[i].key
             self._counts[key] = self._counts[key].at[token_ids[i]].add(1)
             changed.append(self._counts[key])
@@ -92,26 +93,46 @@ class Penalties:
         self._counts[row.key] = mx.array(counts.astype(np.int32))
 
 
-def apply_bias(logits: mx.array, rows: Seq[RowState], eos_token_ids: Seq[int]) -> mx.array:
-    """Add ``logit_bias``, and forbid ends before ``min_tokens``; ``[rows, vocab]``, float32."""
-    at: list[tuple[int, int]] = []
-    amounts: list[float] = []
-    for i, row in enumerate(rows):
-        for token_id, bias in row.params.logit_bias.items():
-            at.append((i, token_id))
-            amounts.append(bias)
-        if row.num_output_tokens < row.params.min_tokens:
-            for token_id in {*eos_token_ids, *row.params.stop_token_ids}:
-                at.append((i, token_id))
-                amounts.append(-np.inf)
-    if not at:
-        return logits
-    index = mx.array(at)
-    return logits.at[index[:, 0], index[:, 1]].add(mx.array(amounts, dtype=mx.float32))
+class Bias:
+    """``logit_bias`` of some rows, and ends that are forbidden before ``min_tokens``.
 
+    What is added changes only when a row has drawn its least number of tokens.
+    """
 
-def _penalised(rows: Seq[RowState]) -> list[int]:
-    return [i for i, row in enumerate(rows) if row.params.has_penalties]
+    def __init__(self, params: Seq[SamplingParams], eos_token_ids: Seq[int]) -> None:
+        self._params = params
+        self._eos_token_ids = eos_token_ids
+        self._with_least = [i for i, p in enumerate(params) if p.min_tokens]
+        self._waiting: list[int] | None = None
+        # Row and token id of each amount, and the amounts.
+        self._entries: tuple[mx.array, mx.array, mx.array] | None = None
+
+    def apply(self, logits: mx.array, rows: Seq[RowState]) -> mx.array:
+        """Add to ``logits``, ``[rows, vocab]``, float32."""
+        waiting = [
+            i for i in self._with_least if rows[i].num_output_tokens < self._params[i].min_tokens
+        ]
+        if waiting != self._waiting:
+            self._waiting = waiting
+            self._entries = self._build(waiting)
+        if self._entries is None:
+            return logits
+        at_row, at_token, amounts = self._entries
+        return logits.at[at_row, at_token].add(amounts)
+
+    def _build(self, waiting: Seq[int]) -> tuple[mx.array, mx.array, mx.array] | None:
+        entries = [
+            (i, token_id, bias)
+            for i, params in enumerate(self._params)
+            for token_id, bias in params.logit_bias.items()
+        ]
+        for i in waiting:
+            ends = {*self._eos_token_ids, *self._params[i].stop_token_ids}
+            entries += [(i, token_id, -np.inf) for token_id in ends]
+        if not entries:
+            return None
+        at_row, at_token, amounts = zip(*entries, strict=True)
+        return mx.array(at_row), mx.array(at_token), mx.array(amounts, dtype=mx.float32)
 
 
 def _column(values: Seq[float]) -> mx.array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend import mx
 from ..request import RawLogprobs
+from .top_k import top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class LogprobArrays:
         wanted: How many of the likeliest tokens each row asked for.
         chosen_ids: ``[n]``, int32.
         chosen: ``[n]``, float32.
-        top_ids: ``[n, k]``, best first; ``k`` is the most that any row asked for.
+        top_ids: ``[n, k]``, uint32, best first; ``k`` is the most that any row asked for.
         top: ``[n, k]``, float32.
     """
 
@@ -57,14 +58,12 @@ def gather_logprobs(
         logits: ``[n, vocab]``, float32, one per entry of ``rows``.
         token_ids: ``[n]``.
     """
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    chosen = mx.take_along_axis(logprobs, token_ids[:, None].astype(mx.int32), axis=-1)[:, 0]
+    total = mx.logsumexp(logits, axis=-1, keepdims=True)
+    at = token_ids[:, None].astype(mx.int32)
+    chosen = (mx.take_along_axis(logits, at, axis=-1) - total)[:, 0]
     most = max(wanted, default=0)
     top_ids = top = None
     if most:
-        candidates = mx.argpartition(-logprobs, kth=most - 1, axis=-1)[:, :most]
-        values = mx.take_along_axis(logprobs, candidates, axis=-1)
-        order = mx.argsort(-values, axis=-1)
-        top_ids = mx.take_along_axis(candidates, order, axis=-1)
-        top = mx.take_along_axis(values, order, axis=-1)
+        values, top_ids = top_k(logits, most)
+        top = values - total
     return LogprobArrays(tuple(rows), tuple(wanted), token_ids, chosen, top_ids, top)

@@ -1,4 +1,4 @@
-"""The vectorised sampler over mixed rows, against one row at a time in float64 numpy."""
+"""The sampler over mixed rows: penalties, bias, logprobs, and what keeps rows apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from pippin.core.backend import mx
 from pippin.core.runner.logits_processors import RowState
-from pippin.core.runner.sampler import Sampler, apply_min_p, apply_top_k_top_p, draw
+from pippin.core.runner.sampler import Sampler
 from pippin.core.sampling_params import SamplingParams
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -60,23 +60,6 @@ def processed(logits: Array, row: RowState) -> Array:
     if row.num_output_tokens < params.min_tokens:
         out[[*EOS, *params.stop_token_ids]] = -np.inf
     return out
-
-
-def kept(logits: Array, params: SamplingParams) -> set[int]:
-    """Tokens that may be drawn, from processed logits."""
-    logits = logits / params.temperature
-    probs = np.exp(logits - logits.max())
-    probs /= probs.sum()
-    alive = probs >= params.min_p * probs.max()
-    if params.top_k:
-        alive &= probs >= np.sort(probs * alive)[::-1][min(params.top_k, len(probs)) - 1]
-    probs = np.where(alive, probs, 0.0)
-    probs /= probs.sum()
-    if params.top_p < 1.0:
-        best_first = np.sort(probs)[::-1]
-        needed = int((np.cumsum(best_first) - best_first < params.top_p).sum())
-        alive &= probs >= best_first[needed - 1]
-    return set(np.flatnonzero(alive & (probs > 0)).tolist())
 
 
 def log_softmax(logits: Array) -> Array:
@@ -199,109 +182,87 @@ def test_counts_follow_the_drawn_tokens_from_step_to_step() -> None:
     assert sample(logits[None], [fresh], sampler) == [int(np.argmax(processed(logits, fresh)))]
 
 
-TRUNCATIONS: tuple[dict[str, Any], ...] = (
+HOT: tuple[dict[str, Any], ...] = (
     {},
-    {"top_k": 1},
     {"top_k": 5},
-    {"top_k": VOCAB + 10},
-    {"top_p": 0.5},
-    {"top_p": 1e-6},
-    {"top_p": 0.999},
+    {"top_k": 1500},
+    {"top_p": 0.9},
+    {"top_p": 0.2},
     {"min_p": 0.1},
-    {"min_p": 1.0},
-    {"top_k": 8, "top_p": 0.7},
-    {"top_k": 8, "top_p": 0.9, "min_p": 0.05},
-    {"temperature": 0.3, "top_p": 0.9},
-    {"temperature": 2.0, "top_p": 0.6, "top_k": 30},
+    {"temperature": 0.7, "top_k": 20, "top_p": 0.8},
+    {"top_p": 0.9, "logit_bias": {3: 2.0, 4: -100.0}},
+    {"temperature": 1.5, "min_tokens": 4, "stop_token_ids": (7,)},
+    {"frequency_penalty": 0.5, "top_p": 0.9},
 )
 
 
-@pytest.mark.parametrize("with_ties", [False, True])
-def test_truncation_keeps_the_tokens_of_the_reference(*, with_ties: bool) -> None:
-    rng = np.random.default_rng(3)
-    rows = [make_row(str(i), **settings) for i, settings in enumerate(TRUNCATIONS)] * 6
-    logits = rng.normal(0, 2, size=(len(rows), VOCAB))
-    if with_ties:
-        logits = np.round(logits)
-    tempered = logits / np.array([[row.params.temperature] for row in rows])
-
-    masked = apply_min_p(mx.array(tempered.astype(np.float32)), [row.params.min_p for row in rows])
-    masked = apply_top_k_top_p(
-        masked,
-        [row.params.top_k for row in rows],
-        [row.params.top_p for row in rows],
-    )
-
-    alive = np.isfinite(np.array(masked))
-    for index, row in enumerate(rows):
-        assert set(np.flatnonzero(alive[index]).tolist()) == kept(logits[index], row.params)
-        survivors = np.array(masked)[index][alive[index]]
-        assert np.allclose(survivors, tempered[index][alive[index]], atol=1e-5)
-
-
-def test_truncation_leaves_other_rows_alone() -> None:
-    logits = mx.array(np.random.default_rng(4).normal(size=(3, VOCAB)).astype(np.float32))
-    before = np.array(logits)
-
-    after = np.array(apply_top_k_top_p(apply_min_p(logits, [0.0, 0.5, 0.0]), [0, 0, 2], [1] * 3))
-
-    assert np.array_equal(after[0], before[0])
-    assert np.isfinite(after[2]).sum() == 2
-
-
-@pytest.mark.parametrize("settings", TRUNCATIONS, ids=str)
-def test_draws_follow_the_distribution(settings: dict[str, Any]) -> None:
-    """Chi-square over 4,000 seeds; the limit is passed by chance once in some 10,000 runs."""
-    rng = np.random.default_rng(5)
-    logits = np.sort(rng.normal(0, 1.5, size=12))[::-1].copy()
-    num_draws = 4000
-    params = SamplingParams(**settings)
-    allowed = kept(logits, params)
-    tempered = logits / params.temperature
-    probs = np.exp(tempered - tempered.max())
-    probs[[i for i in range(12) if i not in allowed]] = 0.0
-    probs /= probs.sum()
-    rows = [make_row(seed=seed, **settings) for seed in range(num_draws)]
-
-    tokens = np.array(draw(mx.array(np.tile(logits, (num_draws, 1)).astype(np.float32)), rows))
-
-    counts = np.bincount(tokens, minlength=12)
-    assert set(np.flatnonzero(counts).tolist()) <= allowed
-    expected = probs * num_draws
-    often = expected >= 5
-    statistic = ((counts - expected)[often] ** 2 / expected[often]).sum()
-    freedom = max(1, int(often.sum()) - 1)
-    # Wilson and Hilferty's approximation of the 0.9999 quantile.
-    limit = freedom * (1 - 2 / (9 * freedom) + 3.72 * np.sqrt(2 / (9 * freedom))) ** 3
-    assert statistic <= limit
-
-
-def test_draws_at_successive_positions_are_independent() -> None:
-    """Of two fair tokens: pairs of neighbours are equally often alike and unlike."""
-    logits = np.zeros((2000, 2))
-    rows = [make_row(prompt=[0] * (1 + at), seed=99) for at in range(2000)]
-
-    tokens = np.array(draw(mx.array(logits.astype(np.float32)), rows))
-
-    assert abs(tokens.mean() - 0.5) < 0.05
-    assert abs((tokens[1:] == tokens[:-1]).mean() - 0.5) < 0.05
-
-
-def test_a_row_draws_the_same_in_any_company_and_order() -> None:
+@pytest.mark.parametrize("vocab", [VOCAB, 6000])
+def test_a_row_draws_the_same_in_any_company_and_order(vocab: int) -> None:
     rng = np.random.default_rng(6)
-    greedy_rows = mixed_rows(rng, 12)
     hot_rows = [
         make_row(f"hot{i}", seed=1000 + i, output=[1] * i, **settings)
-        for i, settings in enumerate(TRUNCATIONS)
+        for i, settings in enumerate(HOT)
     ]
-    rows = [*greedy_rows, *hot_rows]
-    logits = rng.normal(0, 2, size=(len(rows), VOCAB))
+    rows = [*mixed_rows(rng, 12), *hot_rows]
+    logits = rng.normal(0, 2, size=(len(rows), vocab))
     alone = [sample(logits[i : i + 1], [row])[0] for i, row in enumerate(rows)]
 
     for _ in range(5):
         order = rng.permutation(len(rows))
         together = sample(logits[order], [rows[i] for i in order])
         assert together == [alone[i] for i in order]
+
+
+def test_successive_positions_of_one_sequence_draw_as_if_alone() -> None:
+    rng = np.random.default_rng(10)
+    settings: dict[str, Any] = {"top_p": 0.9, "min_tokens": 3, "num_logprobs": 2}
+    rows = [make_row("same", seed=5, output=[1] * n, **settings) for n in range(6)]
+    rows.append(make_row("other", temperature=0.0))
+    # Ends are likely, and forbidden to the first three rows only.
+    logits = rng.normal(0, 1, size=(7, VOCAB))
+    logits[:, EOS] = 9.0
+
+    drawn, _ = Sampler(EOS).sample(mx.array(logits.astype(np.float32)), rows)
+
+    tokens = np.array(drawn.token_ids).tolist()
+    assert tokens == [sample(logits[i : i + 1], [row])[0] for i, row in enumerate(rows)]
+    assert [token in EOS for token in tokens] == [False] * 3 + [True] * 4
+    assert drawn.logprobs is not None
+    assert [entry.token_id for entry in drawn.logprobs.read().values()] == tokens[:6]
+
+
+def test_ends_are_forbidden_until_a_row_has_its_least_number_of_tokens() -> None:
+    sampler = Sampler(EOS)
+    logits = np.zeros((2, VOCAB))
+    logits[:, [EOS[0], 7]] = 9.0, 8.0
+    early: dict[str, Any] = {"temperature": 0.0, "min_tokens": 2, "stop_token_ids": (5,)}
+    late: dict[str, Any] = {"temperature": 0.0, "min_tokens": 4, "logit_bias": {7: 0.5}}
+    drawn = [
+        sample(
+            logits,
+            [make_row("a", output=[1] * n, **early), make_row("b", output=[1] * n, **late)],
+            sampler,
+        )
+        for n in range(6)
+    ]
+
+    assert [a for a, _ in drawn] == [7, 7, *[EOS[0]] * 4]
+    assert [b for _, b in drawn] == [7, 7, 7, 7, EOS[0], EOS[0]]
+
+
+def test_a_sampler_follows_its_changing_batch() -> None:
+    """What is kept of the batch before must not show in the next."""
+    rng = np.random.default_rng(11)
+    sampler = Sampler(EOS)
+    for step in range(30):
+        chosen = rng.choice(len(HOT) - 1, size=rng.integers(1, 6))
+        rows = [
+            make_row(f"{step}-{i}", seed=int(i), output=[1] * int(rng.integers(0, 7)), **HOT[i])
+            for i in chosen
+        ]
+        for _ in range(2):
+            logits = rng.normal(0, 2, size=(len(rows), VOCAB))
+            assert sample(logits, rows, sampler) == sample(logits, rows)
 
 
 def test_seed_and_position_make_the_draw() -> None:
@@ -316,13 +277,14 @@ def test_seed_and_position_make_the_draw() -> None:
 
 
 @pytest.mark.parametrize("poison", [np.nan, "both infinities"])
-def test_a_row_that_is_not_numbers_is_told_and_harms_nobody(poison: Any) -> None:
+@pytest.mark.parametrize("settings", [{}, {"top_k": 5}, {"top_p": 0.9}], ids=str)
+def test_a_row_that_is_not_numbers_is_told_and_harms_nobody(
+    poison: Any, settings: dict[str, Any]
+) -> None:
     rng = np.random.default_rng(7)
-    rows = [
-        make_row(str(i), seed=i, num_logprobs=2, frequency_penalty=0.5, temperature=float(i % 2))
-        for i in range(6)
-    ]
-    logits = rng.normal(0, 2, size=(6, VOCAB))
+    settings = {"num_logprobs": 2, "frequency_penalty": 0.5, **settings}
+    rows = [make_row(str(i), seed=i, temperature=float(i % 2), **settings) for i in range(6)]
+    logits = rng.normal(0, 2, size=(6, 5001))
     healthy = sample(logits, rows)
     logits[2, 9] = np.nan if poison is np.nan else np.inf
     if poison is not np.nan:
@@ -334,6 +296,7 @@ def test_a_row_that_is_not_numbers_is_told_and_harms_nobody(poison: Any) -> None
     assert np.array(drawn.is_valid).tolist() == [True, True, False, False, True, True]
     tokens = np.array(drawn.token_ids).tolist()
     assert [tokens[i] for i in (0, 1, 4, 5)] == [healthy[i] for i in (0, 1, 4, 5)]
+    assert all(0 <= token < 5001 for token in tokens)
 
 
 def test_masked_logits_are_numbers() -> None:
@@ -349,12 +312,13 @@ def test_masked_logits_are_numbers() -> None:
     assert (np.array(drawn.token_ids) < 40).all()
 
 
+@pytest.mark.parametrize("vocab", [VOCAB, 5001])
 @pytest.mark.parametrize("temperature", [1e-5, 1e-30, 1e-40, 5e-324])
-def test_temperatures_near_zero_draw_the_likeliest_token(temperature: float) -> None:
-    logits = np.random.default_rng(9).normal(20, 5, size=(30, VOCAB))
+def test_temperatures_near_zero_draw_the_likeliest_token(temperature: float, vocab: int) -> None:
+    logits = np.random.default_rng(9).normal(20, 5, size=(30, vocab))
+    cuts: list[dict[str, Any]] = [{}, {"top_p": 0.9}, {"top_k": 9}, {"min_p": 0.1, "top_p": 0.1}]
     rows = [
-        make_row(str(i), seed=i, temperature=temperature, top_p=(1.0, 0.9)[i % 2])
-        for i in range(30)
+        make_row(str(i), seed=i, temperature=temperature, **cuts[i % len(cuts)]) for i in range(30)
     ]
 
     assert sample(logits, rows) == np.argmax(logits, axis=-1).tolist()
