@@ -1,0 +1,19 @@
+"""Counts add up by proposer."""
+
+from pippin.core.speculation.stats import DraftCounts, SpeculationStats
+
+
+def test_counts_add_up_by_proposer() -> None:
+    stats = SpeculationStats()
+    stats.add("ngram", DraftCounts(num_steps=1, num_drafted=4, num_accepted=1, num_emitted=2))
+    stats.add("ngram", DraftCounts(num_steps=1, num_drafted=4, num_accepted=3, num_emitted=4))
+    stats.add("mtp", DraftCounts(num_steps=1, num_emitted=1))
+    assert stats.by_proposer == {
+        "ngram": DraftCounts(num_steps=2, num_drafted=8, num_accepted=4, num_emitted=6),
+        "mtp": DraftCounts(num_steps=1, num_emitted=1),
+    }
+
+
+def test_the_acceptance_rate_is_of_drafted_tokens() -> None:
+    assert DraftCounts(num_drafted=8, num_accepted=2).acceptance_rate == 0.25
+    assert DraftCounts().acceptance_rate == 0.0
