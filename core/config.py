@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 
 from .errors import ConfigError
@@ -35,12 +36,13 @@ class SchedulerConfig:
         max_num_seqs: Most sequences that run together.
         prefill_chunk: Most prompt tokens of one step when nobody decodes.
         mixed_prefill_chunk: The same while other sequences decode; never above `prefill_chunk`.
+            Usually it is less: as much as does not hold them up for long.
         max_queue: Most requests that may wait; the next one is refused.
     """
 
     max_num_seqs: int = 64
     prefill_chunk: int = 2048
-    mixed_prefill_chunk: int = 512
+    mixed_prefill_chunk: int = 2048
     max_queue: int = 1024
 
     def __post_init__(self) -> None:
@@ -51,6 +53,16 @@ class SchedulerConfig:
                 )
 
 
+MAX_DRAFT_TOKENS = 15
+
+
+class Speculation(enum.StrEnum):
+    """Who guesses tokens ahead, for one step to verify several."""
+
+    OFF = "off"
+    NGRAM = "ngram"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """All settings of one engine.
@@ -58,12 +70,20 @@ class EngineConfig:
     Attributes:
         max_model_len: Most tokens of prompt and answer together; ``None`` takes the model's own
             limit, cut down to what the KV cache can hold.
+        speculation: Who guesses tokens ahead.
+        draft_tokens: Most tokens that are guessed for one sequence at a time.
     """
 
     max_model_len: int | None = None
+    speculation: Speculation = Speculation.OFF
+    draft_tokens: int = 8
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
     def __post_init__(self) -> None:
         if self.max_model_len is not None and self.max_model_len < 1:
             raise ConfigError(f"max-model-len must be at least 1, got {self.max_model_len}")
+        if not 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
+            raise ConfigError(
+                f"draft-tokens must be from 1 to {MAX_DRAFT_TOKENS}, got {self.draft_tokens}"
+            )

@@ -36,6 +36,7 @@ class SamplingParams:
         stop: Text that ends the answer; it is not part of the answer.
         stop_token_ids: Token ids that end the answer, beside the model's own.
         ignore_eos: Go on after the model's end-of-sequence tokens.
+        speculation: Whether tokens may be guessed ahead. It never changes the answer.
         num_logprobs: ``None`` for none, 0 for the drawn token's, k for the k likeliest as well.
         num_prompt_logprobs: The same for the prompt's tokens.
     """
@@ -54,6 +55,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    speculation: bool = True
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
 

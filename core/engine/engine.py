@@ -19,7 +19,9 @@ from .output_processor import OutputProcessor, prompt_logprobs
 from .schedule import Schedule
 from .scheduler import Scheduler
 from .sequence import Sequence
+from .speculator import Speculator
 from .stats import EngineStats, FinishedStats, StepStats
+from .step_costs import StepCosts
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +39,42 @@ class StepResult:
     stats: StepStats | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A step that is not read back yet.
+
+    Attributes:
+        is_speculative: Whether it was started after the one before it had been told.
+    """
+
+    schedule: Schedule
+    in_flight: StepInFlight
+    started_at: float
+    is_speculative: bool
+
+
 class Engine:
     """Runs requests, many at a time."""
 
-    def __init__(self, scheduler: Scheduler, runner: ModelRunner, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        tokenizer: Tokenizer,
+        *,
+        costs: StepCosts | None = None,
+        speculator: Speculator | None = None,
+    ) -> None:
         self.scheduler = scheduler
+        self._costs = costs or StepCosts()
+        self._speculator = speculator
         self._runner = runner
         self._tokenizer = tokenizer
         self._sequences: dict[str, list[Sequence]] = {}
         self._processors: dict[tuple[str, int], OutputProcessor] = {}
         self._prompt_logprobs: dict[str, list[RawLogprobs]] = {}
-        self._under_way: tuple[Schedule, StepInFlight] | None = None
+        self._under_way: _UnderWay | None = None
+        self._completed_at = 0.0
         self._num_steps = 0
         self._prefix_counts = (0, 0)
 
@@ -85,17 +112,20 @@ class Engine:
     def step(self) -> StepResult:
         """Start the next step, then tell what the one before it drew.
 
-        A fault that cannot be blamed on one request fails those that run and leaves a clean engine.
+        With speculation on it is the other way round: guesses follow the newest tokens. A fault
+        that cannot be blamed on one request fails those that run and leaves a clean engine.
         """
         started_at = time.monotonic()
         result = StepResult()
         try:
-            schedule = self.scheduler.schedule()
             ready, self._under_way = self._under_way, None
-            if not schedule.is_empty:
-                self._under_way = (schedule, self._runner.execute(schedule))
+            speculates = self._speculates()
+            if ready is not None and (speculates or ready.schedule.has_drafts):
+                result = self._complete(ready, started_at)
+                ready = None
+            self._start(speculates=speculates)
             if ready is not None:
-                result = self._complete(ready[0], ready[1].read(), started_at)
+                result = self._complete(ready, started_at)
         # Whatever breaks here, the thread must go on serving.
         except Exception as error:
             logger.exception("engine step failed running=%d", self.scheduler.num_running)
@@ -127,7 +157,27 @@ class Engine:
             num_steps=self._num_steps,
         )
 
-    def _complete(self, schedule: Schedule, drawn: StepOutput, started_at: float) -> StepResult:
+    def _speculates(self) -> bool:
+        if self._speculator is None:
+            return False
+        return self._speculator.is_on(self.scheduler.num_running)
+
+    def _start(self, *, speculates: bool) -> None:
+        drafts: dict[tuple[str, int], list[int]] = {}
+        if speculates and self._speculator is not None:
+            drafts = self._speculator.propose(self.scheduler.running, self.scheduler.num_draftable)
+        schedule = self.scheduler.schedule(drafts)
+        if not schedule.is_empty:
+            started_at = time.monotonic()
+            step = self._runner.execute(schedule)
+            self._under_way = _UnderWay(schedule, step, started_at, speculates)
+
+    def _complete(self, step: _UnderWay, started_at: float) -> StepResult:
+        schedule, drawn = step.schedule, step.in_flight.read()
+        now = time.monotonic()
+        # What it took the device, as the one before it was told when this one was waiting there.
+        seconds = now - max(self._completed_at, step.started_at)
+        self._completed_at = now
         self._keep_prompt_logprobs(drawn)
         ran = [item.sequence for item in schedule.scheduled]
         failed = [s for s in ran if s.key in drawn.failed and not s.is_finished]
@@ -138,6 +188,8 @@ class Engine:
             self.scheduler.cache.clear_index()
             self._runner.scrub()
         changed = self.scheduler.update(schedule, drawn.token_ids)
+        num_tokens = sum(len(sequence.untold_token_ids) for sequence in changed)
+        self._learn(step, num_tokens, seconds)
         result = StepResult()
         for sequence in changed:
             if sequence.num_output_tokens <= 1:
@@ -145,20 +197,33 @@ class Engine:
             result.outputs.append(self._process(sequence, drawn.logprobs.get(sequence.key)))
         for sequence in failed:
             result.outputs.append(_error_output(sequence, "the model's logits were not numbers"))
-        result.stats = self._step_stats(schedule, started_at, [*changed, *failed])
+        result.stats = self._step_stats(schedule, started_at, [*changed, *failed], num_tokens)
         for sequence in [*changed, *failed]:
             if sequence.is_finished:
                 self._forget(sequence)
         return result
 
-    def _process(self, sequence: Sequence, raw: RawLogprobs | None) -> RequestOutput:
-        tokens = sequence.token_ids[-1:] if sequence.num_output_tokens else []
+    def _learn(self, step: _UnderWay, num_tokens: int, seconds: float) -> None:
+        schedule = step.schedule
+        num_rows = sum(item.num_rows for item in schedule.scheduled if not item.num_prefill)
+        self._costs.observe(num_rows, schedule.num_prefill_tokens, seconds)
+        if self._speculator is not None:
+            self._speculator.observe(
+                schedule, num_tokens, seconds, is_speculative=step.is_speculative
+            )
+
+    def _process(self, sequence: Sequence, raw: list[RawLogprobs] | None) -> RequestOutput:
+        tokens = sequence.untold_token_ids
         output = self._processors[sequence.key].process(
             tokens,
-            logprobs=None if raw is None else [raw],
+            logprobs=raw,
             finish_reason=sequence.finish_reason,
             num_cached_tokens=sequence.num_cached_tokens or 0,
         )
+        num_unused = len(tokens) - len(output.token_ids)
+        if num_unused:  # a stop string ended it before the last of the new tokens
+            del sequence.token_ids[-num_unused:]
+        sequence.num_told_tokens = sequence.num_output_tokens
         if output.finish_reason is not None and not sequence.is_finished:
             self.scheduler.finish(sequence, output.finish_reason)  # a stop string ended it
         return output
@@ -180,6 +245,8 @@ class Engine:
 
     def _forget(self, sequence: Sequence) -> None:
         self._processors.pop(sequence.key, None)
+        if self._speculator is not None:
+            self._speculator.forget(sequence.key)
         self._runner.forget(sequence.key)
         siblings = self._sequences.get(sequence.request.request_id, [])
         if all(sibling.is_finished for sibling in siblings):
@@ -202,7 +269,7 @@ class Engine:
         return result
 
     def _step_stats(
-        self, schedule: Schedule, started_at: float, changed: Seq[Sequence]
+        self, schedule: Schedule, started_at: float, changed: Seq[Sequence], num_tokens: int
     ) -> StepStats:
         now = time.monotonic()
         ttft, gaps = [], []
@@ -220,7 +287,7 @@ class Engine:
         return StepStats(
             duration_s=now - started_at,
             num_prefill_tokens=schedule.num_prefill_tokens,
-            num_decode_tokens=len(ttft) + len(gaps),
+            num_decode_tokens=num_tokens,
             num_preempted=len(schedule.preempted),
             num_prefix_queries=queries - old_queries,
             num_prefix_hits=hits - old_hits,

@@ -12,7 +12,7 @@ from ..backend import device_kind, mx
 from ..cache.kv_cache_manager import KVCacheManager
 from ..cache.kv_layout import KVLayout, blocks_for, split_blocks
 from ..cache.kv_store import KVStore
-from ..config import EngineConfig, SchedulerConfig
+from ..config import EngineConfig, SchedulerConfig, Speculation
 from ..errors import ConfigError
 from ..models.loader import LoadedModel
 from ..runner.attention.pair_attention import PairAttention
@@ -28,9 +28,12 @@ from ..runner.paged_runner import PagedRunner
 from ..runner.probe import find_paging_problem
 from ..runner.sampler import Sampler
 from ..runner.sequential_runner import SequentialRunner
+from ..speculation.ngram import NgramProposer
 from ..text.tokenizer import Tokenizer
 from .engine import Engine
 from .scheduler import Scheduler
+from .speculator import Speculator
+from .step_costs import StepCosts
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +104,17 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
         runner = PagedRunner(paged, sampler, store)
         capacity = max(counts) * config.cache.block_size
         max_model_len = _fit_model_len(config, max_model_len, manager)
+    costs = StepCosts()
     scheduler = Scheduler(
-        scheduler_config, manager, max_model_len=max_model_len, eos_token_ids=eos_token_ids
+        scheduler_config,
+        manager,
+        max_model_len=max_model_len,
+        eos_token_ids=eos_token_ids,
+        chunk_limit=costs.chunk_limit,
     )
+    speculator = None if problem is not None else _make_speculator(config)
     return BuiltEngine(
-        engine=Engine(scheduler, runner, tokenizer),
+        engine=Engine(scheduler, runner, tokenizer, costs=costs, speculator=speculator),
         tokenizer=tokenizer,
         max_model_len=max_model_len,
         kv_capacity_tokens=capacity,
@@ -118,6 +127,12 @@ def _choose_attention(dtype: mx.Dtype) -> RowAttention[Any]:
     if dtype == mx.float32 and device_kind() == "cpu":
         return PairAttention()
     return TableAttention()
+
+
+def _make_speculator(config: EngineConfig) -> Speculator | None:
+    if config.speculation is Speculation.OFF:
+        return None
+    return Speculator(NgramProposer, max_tokens=config.draft_tokens)
 
 
 def _fit_model_len(config: EngineConfig, wanted: int, manager: KVCacheManager) -> int:

@@ -14,18 +14,25 @@ class ScheduledSequence:
     Attributes:
         start: First position to compute.
         num_prefill: Known tokens ``[start, start + num_prefill)`` run as a chunk, no token drawn.
-        samples: Whether position ``start + num_prefill`` runs as a decode row and draws a token.
+        samples: Whether position ``start + num_prefill`` runs, too, and draws a token.
+        drafts: Guesses of what it draws and what follows; they run as well, and each draws a token.
     """
 
     sequence: Sequence
     start: int
     num_prefill: int
     samples: bool
+    drafts: tuple[int, ...] = ()
 
     @property
     def stop(self) -> int:
-        """End of the computed range."""
-        return self.start + self.num_prefill + self.samples
+        """End of the computed range, drafts included."""
+        return self.start + self.num_prefill + self.num_rows
+
+    @property
+    def num_rows(self) -> int:
+        """Positions that draw a token."""
+        return self.samples + len(self.drafts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +59,10 @@ class Schedule:
 
     @property
     def rows(self) -> tuple[ScheduledSequence, ...]:
-        """The sequences that draw a token, in row order."""
+        """The sequences that draw tokens."""
         return tuple(item for item in self.scheduled if item.samples)
+
+    @property
+    def has_drafts(self) -> bool:
+        """Whether nobody knows how many tokens the step draws before it is read back."""
+        return any(item.drafts for item in self.scheduled)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 from ..cache.kv_cache_manager import KVCacheManager, PrefixMatch
 from ..config import SchedulerConfig
@@ -28,6 +30,8 @@ class Scheduler:
     Args:
         max_model_len: Most tokens of prompt and answer together.
         eos_token_ids: Tokens that end an answer unless a request ignores them.
+        chunk_limit: From the number of sequences that decode and of those that do not yet, most
+            prompt tokens that may run beside the former; by default, as many as the settings say.
         clock: Monotonic seconds; tests pass their own.
     """
 
@@ -38,12 +42,14 @@ class Scheduler:
         *,
         max_model_len: int,
         eos_token_ids: Iterable[int] = (),
+        chunk_limit: Callable[[int, int], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.cache = cache
         self.max_model_len = max_model_len
         self.eos_token_ids = frozenset(eos_token_ids)
+        self._chunk_limit = chunk_limit
         self._clock = clock
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []  # in order of admission; the last one is the youngest
@@ -96,17 +102,20 @@ class Scheduler:
         self._waiting.extend(sequences)
         return sequences
 
-    def schedule(self) -> Schedule:
-        """Choose the next step's work and give it its blocks."""
+    def schedule(self, drafts: Mapping[tuple[str, int], Seq[int]] | None = None) -> Schedule:
+        """Choose the next step's work and give it its blocks.
+
+        Args:
+            drafts: Guesses of the next tokens, by `Sequence.key`, at most `num_draftable` each.
+                They need all earlier steps to have been told to `update`.
+        """
         # Everything scheduled in earlier turns is queued on the device by now, so whoever reads
         # these blocks from here on reads them after they are written.
         for sequence in self._running:
             self._publish(sequence)
         preempted: list[Sequence] = []
-        chosen = self._schedule_decoding(preempted)
-        budget = self.config.prefill_chunk
-        if chosen:
-            budget = min(budget, self.config.mixed_prefill_chunk)
+        chosen = self._schedule_decoding(drafts or {}, preempted)
+        budget = self._prefill_budget(len(chosen))
         chosen += self._continue_prefills(budget, preempted)
         budget -= sum(item.num_prefill for item in chosen)
         # A preemption means that there is too little memory already; admitting would thrash.
@@ -124,9 +133,9 @@ class Scheduler:
         return Schedule(tuple(chosen), tuple(preempted))
 
     def update(
-        self, schedule: Schedule, token_ids: Mapping[tuple[str, int], int]
+        self, schedule: Schedule, token_ids: Mapping[tuple[str, int], Seq[int]]
     ) -> list[Sequence]:
-        """Take in a step's drawn tokens, keyed by `Sequence.key`.
+        """Take in a step's drawn tokens, keyed by `Sequence.key`: more than one with right drafts.
 
         Returns:
             The sequences that have something new to tell: a token, or their end.
@@ -138,7 +147,12 @@ class Scheduler:
             if sequence.is_finished:
                 continue  # it ended while this step ran; its row is waste
             if item.samples:
-                self._append(sequence, token_ids[sequence.key])
+                drawn = token_ids[sequence.key]
+                if item.drafts:  # what follows the first wrong one was computed in vain
+                    sequence.num_computed_tokens = item.start + item.num_prefill + len(drawn)
+                for token_id in drawn:
+                    if not sequence.is_finished:
+                        self._append(sequence, token_id)
                 changed.append(sequence)
             elif self._max_output(sequence) <= 0 and item.stop >= sequence.num_tokens - 1:
                 # Only the prompt was asked about, and all of it but the last token has run, in
@@ -146,6 +160,14 @@ class Scheduler:
                 self.finish(sequence, FinishReason.LENGTH)
                 changed.append(sequence)
         return changed
+
+    def num_draftable(self, sequence: Sequence) -> int:
+        """How many tokens may be guessed for a sequence beside the one that it draws anyway."""
+        if sequence.status is not SequenceStatus.RUNNING or sequence.num_uncomputed_tokens != 1:
+            return 0
+        room = self._max_output(sequence) - sequence.num_output_tokens - 1
+        # A sliding window has blocks for a chunk and no more.
+        return max(0, min(room, self.config.prefill_chunk - 1))
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence and free what it holds. Harmless when it has ended already."""
@@ -164,16 +186,33 @@ class Scheduler:
         """Raise `AssertionError` if a block was lost or is held by nobody known."""
         self.cache.check_integrity(sequence.cache for sequence in self._running)
 
-    def _schedule_decoding(self, preempted: list[Sequence]) -> list[ScheduledSequence]:
+    def _schedule_decoding(
+        self, drafts: Mapping[tuple[str, int], Seq[int]], preempted: list[Sequence]
+    ) -> list[ScheduledSequence]:
         chosen = []
         for sequence in list(self._running):
             if sequence.status is not SequenceStatus.RUNNING:
                 continue  # preempted for an older one in this very turn
             if sequence.num_uncomputed_tokens == 1 and self._may_sample(sequence):
                 item = ScheduledSequence(sequence, sequence.num_computed_tokens, 0, samples=True)
+                draft = tuple(drafts.get(sequence.key, ()))
+                # Nobody is preempted for a guess.
+                if draft and self.cache.try_grow(
+                    sequence.cache, start=item.start, stop=item.stop + len(draft)
+                ):
+                    item = replace(item, drafts=draft)
                 if self._grow(item, preempted):
                     chosen.append(item)
         return chosen
+
+    def _prefill_budget(self, num_decoding: int) -> int:
+        if not num_decoding:
+            return self.config.prefill_chunk
+        most = min(self.config.prefill_chunk, self.config.mixed_prefill_chunk)
+        if self._chunk_limit is None:
+            return most
+        num_hungry = len(self._waiting) + len(self._running) - num_decoding
+        return min(most, self._chunk_limit(num_decoding, num_hungry))
 
     def _continue_prefills(self, budget: int, preempted: list[Sequence]) -> list[ScheduledSequence]:
         chosen = []

@@ -45,6 +45,7 @@ class Sequence:
         self.stop_token_id: int | None = None
         self.num_computed_tokens = 0
         self.num_pending = 0
+        self.num_told_tokens = 0
         self.num_cached_tokens: int | None = None
         self.first_scheduled_at: float | None = None
         self.first_token_at: float | None = None
@@ -85,6 +86,11 @@ class Sequence:
     def num_uncomputed_tokens(self) -> int:
         """Tokens still to run; 1 while decoding."""
         return self.num_total_tokens - self.num_computed_tokens
+
+    @property
+    def untold_token_ids(self) -> list[int]:
+        """The end of the answer that the output processor has not seen."""
+        return self.token_ids[self.request.num_prompt_tokens + self.num_told_tokens :]
 
     @property
     def is_finished(self) -> bool:

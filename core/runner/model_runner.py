@@ -16,7 +16,7 @@ from ..backend import mx
 from .logits_processors import RowKey, RowState
 from .logprobs import gather_logprobs
 from .sampler import SampledRows, Sampler
-from .step_output import PromptLogprobs, StepInFlight
+from .step_output import PromptLogprobs, SampledRun, StepInFlight
 
 if TYPE_CHECKING:  # engine stands above runner; a schedule only passes through here
     from ..engine.schedule import Schedule, ScheduledSequence
@@ -53,12 +53,13 @@ class ModelRunner(ABC):
         self._last_tokens, self._last_rows = None, {}
 
     def _sample(
-        self, logits: mx.array, rows: Seq[ScheduledSequence]
+        self, logits: mx.array, items: Seq[ScheduledSequence]
     ) -> tuple[SampledRows, list[mx.array]]:
-        """Draw a token for each of ``rows``, whose logits are ``[rows, vocab]``."""
-        sampled, extra = self._sampler.sample(logits, [_row_state(item) for item in rows])
+        """Draw a token for each row of ``items``, whose logits are ``[rows, vocab]``."""
+        states = [_row_state(item, row) for item in items for row in range(item.num_rows)]
+        sampled, extra = self._sampler.sample(logits, states)
         self._last_tokens = sampled.token_ids
-        self._last_rows = {item.sequence.key: i for i, item in enumerate(rows)}
+        self._last_rows = {run.key: run.first for run in sampled_runs(items)}
         return sampled, [*sampled.arrays(), *extra]
 
     def _source(self, item: ScheduledSequence) -> int | None:
@@ -98,9 +99,18 @@ def prompt_logprobs(item: ScheduledSequence, logits: mx.array) -> PromptLogprobs
     return sequence.key, first, arrays
 
 
-def _row_state(item: ScheduledSequence) -> RowState:
+def sampled_runs(items: Seq[ScheduledSequence]) -> tuple[SampledRun, ...]:
+    """Where the rows of sequences that draw are, one sequence after another."""
+    runs, first = [], 0
+    for item in items:
+        runs.append(SampledRun(item.sequence.key, first, item.drafts))
+        first += item.num_rows
+    return tuple(runs)
+
+
+def _row_state(item: ScheduledSequence, row: int) -> RowState:
     sequence = item.sequence
-    drawn = item.stop
+    drawn = item.start + item.num_prefill + row + 1
     return RowState(
         key=sequence.key,
         params=sequence.params,

@@ -10,13 +10,23 @@ from ..backend import mx
 from ..cache.block_table import BlockTable
 from ..cache.kv_store import KVStore
 from .batch_builder import BatchBuilder, Run
-from .model_runner import ModelRunner, dispatch, predicts_prompt, prompt_logprobs
+from .model_runner import (
+    ModelRunner,
+    dispatch,
+    predicts_prompt,
+    prompt_logprobs,
+    sampled_runs,
+)
 from .paged_model import PagedModel
 from .sampler import Sampler
 from .step_output import PromptLogprobs, StepInFlight
 
 if TYPE_CHECKING:
     from ..engine.schedule import Schedule, ScheduledSequence
+
+
+# Longer runs attend as chunks: rows read what they attend to once each.
+_LONGEST_ROW_RUN = 16
 
 
 class PagedRunner(ModelRunner):
@@ -43,7 +53,11 @@ class PagedRunner(ModelRunner):
             table.append([store.trash_block(group)])
             trash.append(table)
         self._builder = BatchBuilder(
-            store.layout.groups, model.attention, trash=trash, row_bucket=row_bucket
+            store.layout.groups,
+            model.attention,
+            trash=trash,
+            row_bucket=row_bucket,
+            longest_row_run=_LONGEST_ROW_RUN,
         )
 
     @property
@@ -71,7 +85,7 @@ class PagedRunner(ModelRunner):
             arrays += logprobs.arrays()
         del logits  # unused, it would hold on to the last layer's keys and values
         dispatch(arrays, written)
-        return StepInFlight(tuple(item.sequence.key for item in rows), sampled, tuple(prompt))
+        return StepInFlight(sampled_runs(rows), sampled, tuple(prompt))
 
     def scrub(self) -> None:
         """Clear all blocks of what are no numbers."""
@@ -85,8 +99,10 @@ class PagedRunner(ModelRunner):
     def _run(self, item: ScheduledSequence) -> Run:
         sequence = item.sequence
         source = self._source(item) if item.samples else None
-        token_ids = sequence.token_ids[item.start : item.stop] if source is None else [0]
-        num_logits = len(token_ids) if predicts_prompt(item) else int(item.samples)
+        stop = item.stop - len(item.drafts)
+        token_ids = sequence.token_ids[item.start : stop] if source is None else [0]
+        token_ids += item.drafts
+        num_logits = len(token_ids) if predicts_prompt(item) else item.num_rows
         return Run(
             token_ids=token_ids,
             start=item.start,
@@ -97,12 +113,12 @@ class PagedRunner(ModelRunner):
 
 
 def _last_logits(items: Seq[ScheduledSequence], runs: Seq[Run], logits: mx.array) -> mx.array:
-    """Logits of each sampling run's last token: ``[rows, vocab]``."""
-    last, stop = [], 0
+    """Logits of the tokens that draw: ``[rows, vocab]``."""
+    last, stop = list[int](), 0
     for item, run in zip(items, runs, strict=True):
         stop += run.num_logits
         if item.samples:
-            last.append(stop - 1)
+            last += range(stop - item.num_rows, stop)
     if last == list(range(len(last))):
         return logits if logits.shape[0] == len(last) else logits[: len(last)]
     return logits[mx.array(last)]

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 from ..backend import mx
 from .logits_processors import RowKey
 from .model_adapter import Model, new_prompt_cache
-from .model_runner import ModelRunner, dispatch, predicts_prompt, prompt_logprobs
+from .model_runner import (
+    ModelRunner,
+    dispatch,
+    predicts_prompt,
+    prompt_logprobs,
+    sampled_runs,
+)
 from .sampler import Sampler
 from .step_output import PromptLogprobs, StepInFlight
 
@@ -50,7 +56,7 @@ class SequentialRunner(ModelRunner):
             token = self._last_tokens[source : source + 1]
         sampled, arrays = self._sample(self._run(token)[-1:], [item])
         dispatch(arrays, self._states())
-        return StepInFlight((item.sequence.key,), sampled, tuple(prompt))
+        return StepInFlight(sampled_runs([item]), sampled, tuple(prompt))
 
     def forget(self, key: RowKey) -> None:
         """Drop the sequence's cache."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 
 from ..request import RawLogprobs
+from ..speculation.sequence_drafts import count_accepted
 from .logits_processors import RowKey
 from .logprobs import LogprobArrays
 from .sampler import SampledRows
@@ -22,44 +23,63 @@ class StepOutput:
     """What a step drew, read back.
 
     Attributes:
-        token_ids: By sequence.
+        token_ids: By sequence; more than one if drafts were right.
         failed: Sequences whose logits were not numbers.
-        logprobs: Of the rows that asked.
+        logprobs: Of the sequences that asked, one entry a token.
         prompt_logprobs: By sequence: position of the first prediction, and one entry a position.
     """
 
-    token_ids: dict[RowKey, int]
+    token_ids: dict[RowKey, list[int]]
     failed: frozenset[RowKey] = frozenset()
-    logprobs: dict[RowKey, RawLogprobs] = field(default_factory=dict)
+    logprobs: dict[RowKey, list[RawLogprobs]] = field(default_factory=dict)
     prompt_logprobs: dict[RowKey, tuple[int, list[RawLogprobs]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRun:
+    """Rows of one sequence.
+
+    Attributes:
+        first: Its first row.
+        drafts: Guesses, each the input of one more row.
+    """
+
+    key: RowKey
+    first: int
+    drafts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StepInFlight:
     """A dispatched step."""
 
-    keys: tuple[RowKey, ...]
+    runs: tuple[SampledRun, ...]
     sampled: SampledRows | None
     prompt: tuple[PromptLogprobs, ...]
 
     def read(self) -> StepOutput:
         """Wait for the device and read the step back."""
-        ids: dict[RowKey, int] = {}
-        failed: frozenset[RowKey] = frozenset()
-        logprobs: dict[RowKey, RawLogprobs] = {}
+        output = StepOutput({})
+        failed: set[RowKey] = set()
         if self.sampled is not None:
             drawn = np.asarray(self.sampled.token_ids).tolist()
-            ids = dict(zip(self.keys, drawn, strict=True))
             valid = np.asarray(self.sampled.is_valid).tolist()
-            failed = frozenset(
-                key for key, is_valid in zip(self.keys, valid, strict=True) if not is_valid
-            )
-            if self.sampled.logprobs is not None:
-                logprobs = {self.keys[i]: raw for i, raw in self.sampled.logprobs.read().items()}
-        prompt = {key: (first, list(a.read().values())) for key, first, a in self.prompt}
-        failed |= {
-            key
-            for key, (_, entries) in prompt.items()
-            if any(math.isnan(entry.logprob) for entry in entries)
-        }
-        return StepOutput(ids, failed, logprobs, prompt)
+            logprobs = self.sampled.logprobs.read() if self.sampled.logprobs else {}
+            for run in self.runs:
+                rows = range(run.first, run.first + 1 + _count_right(run, drawn))
+                output.token_ids[run.key] = [drawn[row] for row in rows]
+                if rows[0] in logprobs:
+                    output.logprobs[run.key] = [logprobs[row] for row in rows]
+                if not all(valid[row] for row in rows):
+                    failed.add(run.key)
+        for key, first, arrays in self.prompt:
+            entries = list(arrays.read().values())
+            output.prompt_logprobs[key] = (first, entries)
+            if any(math.isnan(entry.logprob) for entry in entries):
+                failed.add(key)
+        return replace(output, failed=frozenset(failed))
+
+
+def _count_right(run: SampledRun, drawn: list[int]) -> int:
+    """Drafts up to the first that is not what was drawn in its place."""
+    return count_accepted(run.drafts, drawn[run.first : run.first + len(run.drafts)])

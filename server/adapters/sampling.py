@@ -46,6 +46,7 @@ def to_sampling_params(
         stop=(wire.stop,) if isinstance(wire.stop, str) else wire.stop or (),
         stop_token_ids=wire.stop_token_ids or (),
         ignore_eos=bool(wire.ignore_eos),
+        speculation=wire.speculation is not False,
         num_logprobs=num_logprobs,
         num_prompt_logprobs=num_prompt_logprobs,
     )

@@ -28,6 +28,7 @@ class SamplingFields(WireModel):
     Attributes:
         user: A hint with no effect.
         top_k: 0 and -1 keep all tokens.
+        speculation: False draws one token a step even where the server guesses ahead.
         cache_salt: Keeps the prefix cache of callers with different salts apart.
     """
 
@@ -50,4 +51,5 @@ class SamplingFields(WireModel):
     min_tokens: int | None = None
     stop_token_ids: tuple[int, ...] | None = None
     ignore_eos: bool | None = None
+    speculation: bool | None = None
     cache_salt: Annotated[str, Field(max_length=256)] | None = None

@@ -15,7 +15,7 @@ from pippin.core.models.loader import LoadedModel, load_model
 from pippin.core.models.progress import NullProgress
 
 _BLOCK_SIZE = 32
-_QUICK_MODES = (Mode.PREEMPTED, Mode.WARM, Mode.CHUNKS_16)
+_QUICK_MODES = (Mode.PREEMPTED, Mode.WARM, Mode.SPECULATED, Mode.CHUNKS_16)
 
 
 class Subject:

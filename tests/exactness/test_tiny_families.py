@@ -17,7 +17,13 @@ from pippin.core.backend import mx
 from pippin.core.models.loader import LoadedModel
 
 # The default run leaves out what the whole suite only adds numbers to.
-_QUICK_MODES = (Mode.TOGETHER, Mode.PREEMPTED, Mode.WARM, Mode.CHUNKS_16)
+_QUICK_MODES = (
+    Mode.TOGETHER,
+    Mode.PREEMPTED,
+    Mode.WARM,
+    Mode.SPECULATED,
+    Mode.CHUNKS_16,
+)
 
 
 def _prompts(count: int, longest: int) -> list[Sequence[int]]:

@@ -9,6 +9,7 @@ import numpy as np
 from engine_driver import Answer, EngineDriver, build, greedy, make_request
 
 from pippin.core.engine.factory import BuiltEngine
+from pippin.core.engine.speculator import Speculator
 from pippin.core.models.loader import LoadedModel
 
 Prompt = Sequence[int]
@@ -24,6 +25,7 @@ class Mode(enum.Enum):
     TOGETHER = "16 at once, staggered"
     PREEMPTED = "preempted"
     WARM = "warm prefix cache"
+    SPECULATED = "drafts, right and wrong"
     CHUNKS_16 = "prefill chunks of 16"
     CHUNKS_64 = "prefill chunks of 64"
     CHUNKS_2048 = "prefill chunks of 2048"
@@ -43,6 +45,8 @@ def answer_in_mode(
             return _preempted(loaded, prompts, num_tokens, block_size)
         case Mode.WARM:
             return _warm(loaded, prompts, num_tokens, block_size)
+        case Mode.SPECULATED:
+            return _speculated(loaded, prompts, num_tokens, block_size)
         case _:
             return _staggered(loaded, mode, prompts, num_tokens, block_size)
 
@@ -127,6 +131,53 @@ def _staggered(
     if built.paging_problem is None:
         assert driver.most_running > min(len(prompts), _MAX_NUM_SEQS) // 2
     return _ids(answers)
+
+
+class _Prophet:
+    """Guesses from earlier answers, and errs now and then."""
+
+    def __init__(self, texts: Sequence[Sequence[int]], rng: np.random.Generator) -> None:
+        self._texts = texts
+        self._rng = rng
+
+    def propose(self, token_ids: Sequence[int], max_tokens: int) -> list[int]:
+        """See `Proposer`."""
+        start = len(token_ids)
+        known = list(token_ids)
+        for text in self._texts:
+            if list(text[:start]) == known:
+                guess = list(text[start : start + max_tokens])
+                for place in range(len(guess)):
+                    if self._rng.random() < 0.15:
+                        guess[place] = (guess[place] + 1) % 100
+                return guess
+        return []
+
+
+class _AlwaysOn(Speculator):
+    def is_on(self, num_sequences: int) -> bool:
+        """Whatever it costs."""
+        return num_sequences > 0
+
+
+def _speculated(
+    loaded: LoadedModel, prompts: Sequence[Prompt], num_tokens: int, block_size: int
+) -> list[list[int]]:
+    plain = EngineDriver(_roomy(loaded, prompts, num_tokens, block_size).engine)
+    answers = _ids(_run(plain, prompts, num_tokens, "plain"))
+    built = _roomy(loaded, prompts, num_tokens, block_size)
+    texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    rng = np.random.default_rng(0)
+    speculator = _AlwaysOn(lambda: _Prophet(texts, rng), max_tokens=5)
+    driver = EngineDriver(built.engine)
+    if built.paging_problem is None:
+        driver.engine._speculator = speculator
+    speculated = _run(driver, prompts, num_tokens, "s")
+    if built.paging_problem is None:
+        counts = speculator.counts
+        assert 0 < counts.num_accepted < counts.num_drafted
+        assert driver.num_steps < plain.num_steps
+    return _ids(speculated)
 
 
 def _preempted(

@@ -9,6 +9,9 @@ from ...backend import LOG2_E, device_kind, exp2, mx
 
 # MLX's CPU attention computes masked scores too; tiles of queries skip most of the upper triangle.
 _CPU_QUERY_TILE = 128
+# On CUDA, cuDNN builds a plan for every new pair of lengths, 36 ms on the host of an H200. So
+# lengths are rounded up to multiples of this, long ones to an eighth of their power of two.
+_CUDA_LENGTH_STEP = 64
 
 
 def chunk_attention(
@@ -33,7 +36,8 @@ def chunk_attention(
         ``[1, num_heads, length, value_dim]``.
     """
     length = queries.shape[2]
-    on_cpu = device_kind() == "cpu"
+    kind = device_kind()
+    on_cpu = kind == "cpu"
     tile = _CPU_QUERY_TILE if on_cpu else length
     outputs = []
     for start in range(0, length, tile):
@@ -41,7 +45,7 @@ def chunk_attention(
         # Keys that no query of this tile attends to are left out on both ends.
         first = 0 if window is None else max(0, prefix_length + start - window + 1)
         last = prefix_length + stop
-        attend = _attend_unfused if on_cpu else _attend_fused
+        attend = _ATTEND[kind]
         outputs.append(
             attend(
                 queries[:, :, start:stop],
@@ -71,6 +75,47 @@ def _attend_fused(
     return mx.fast.scaled_dot_product_attention(
         queries, keys, values, scale=scale, mask=mask, sinks=sinks
     )
+
+
+def _attend_in_buckets(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    window: int | None,
+    scale: float,
+    sinks: mx.array | None,
+) -> mx.array:
+    """The same with lengths that repeat.
+
+    Zeros behind the keys come after every query that counts. Queries must end where keys end, so
+    they get as many, and some more in front to fill up a bucket of their own.
+    """
+    length, num_keys = queries.shape[2], keys.shape[2]
+    all_keys = length_bucket(num_keys)
+    behind = all_keys - num_keys
+    all_queries = min(length_bucket(length + behind), all_keys)
+    before = all_queries - length - behind
+    out = _attend_fused(
+        _pad(queries, before, behind),
+        _pad(keys, 0, behind),
+        _pad(values, 0, behind),
+        window,
+        scale,
+        sinks,
+    )
+    return out[:, :, before : before + length]
+
+
+def length_bucket(length: int) -> int:
+    """The length that a shorter one is filled up to; at most an eighth more, or one step."""
+    step = max(_CUDA_LENGTH_STEP, 1 << max(0, length.bit_length() - 4))
+    return -(-length // step) * step
+
+
+def _pad(array: mx.array, before: int, behind: int) -> mx.array:
+    if not before and not behind:
+        return array
+    return mx.pad(array, [(0, 0), (0, 0), (before, behind), (0, 0)])
 
 
 def _attend_unfused(
@@ -114,3 +159,6 @@ def _causal_mask(num_queries: int, num_keys: int, window: int | None) -> mx.arra
     keys = mx.arange(num_keys)[None]
     mask = keys <= at
     return mask if window is None else mask & (keys > at - window)
+
+
+_ATTEND = {"cpu": _attend_unfused, "cuda": _attend_in_buckets, "metal": _attend_fused}

@@ -97,7 +97,7 @@ class Loop:
         changed = []
         if self.under_way is not None:
             drawn = {
-                item.sequence.key: self.draw(item.sequence, item.stop)
+                item.sequence.key: [self.draw(item.sequence, item.stop)]
                 for item in self.under_way.rows
             }
             changed = self.scheduler.update(self.under_way, drawn)
@@ -625,7 +625,7 @@ def test_an_update_that_lacks_an_ended_answers_token_is_fine() -> None:
     answers = [loop.add_one(name) for name in "ab"]
     schedule = loop.scheduler.schedule()
     loop.scheduler.finish(answers[0], FinishReason.ABORT)
-    assert loop.scheduler.update(schedule, {("b", 0): 9}) == [answers[1]]
+    assert loop.scheduler.update(schedule, {("b", 0): [9]}) == [answers[1]]
     assert [answer.output_token_ids for answer in answers] == [[], [9]]
     assert answers[0].num_pending == 0
     loop.scheduler.check_integrity()

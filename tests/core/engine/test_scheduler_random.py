@@ -25,7 +25,7 @@ from pippin.core.cache.kv_cache_manager import KVCacheManager, PrefixMatch, Sequ
 from pippin.core.cache.kv_layout import LayerGroup, blocks_for
 from pippin.core.config import SchedulerConfig
 from pippin.core.engine import sequence as sequences
-from pippin.core.engine.schedule import Schedule
+from pippin.core.engine.schedule import Schedule, ScheduledSequence
 from pippin.core.engine.scheduler import Scheduler
 from pippin.core.errors import OverloadedError
 from pippin.core.request import FinishReason, Request
@@ -35,6 +35,7 @@ NUM_SCHEDULES = 10_000
 EOS = 5
 STOP = 4
 VOCAB = 6
+MOST_DRAFTS = 4
 T = TypeVar("T")
 
 
@@ -146,6 +147,8 @@ class Simulation:
         self.under_way: Schedule | None = None
         self.started: list[sequences.Sequence] = []
         self.num_added = 0
+        # Since a sequence was admitted: drafts that were wrong have had blocks, too.
+        self.most_computed: Counter[sequences.Sequence] = Counter()
 
     def run(self) -> Counter[str]:
         """Live through the program, then let everything end."""
@@ -269,10 +272,14 @@ class Simulation:
     def step(self, *, fails: bool = False, spoils: bool = False) -> Schedule:
         self.now += 1.0
         self.counts["schedules"] += 1
-        before = _Before(self.scheduler)
-        schedule = self.scheduler.schedule()
-        self._check_schedule(schedule, before)
         ready, self.under_way = self.under_way, None
+        speculates = self.choices.one_in(4)
+        if ready is not None and (speculates or ready.has_drafts):
+            self._complete(ready, spoils=spoils)
+            ready = None
+        before = _Before(self.scheduler)
+        schedule = self.scheduler.schedule(self._guess() if speculates else {})
+        self._check_schedule(schedule, before)
         if fails:
             self._dispatch(schedule)
             self._fail()
@@ -282,7 +289,8 @@ class Simulation:
                 self.under_way = schedule
             if ready is not None:
                 self._complete(ready, spoils=spoils)
-            assert ready is not None or not schedule.is_empty or not self.scheduler.has_work, (
+            waited = ready is not None or speculates
+            assert waited or not schedule.is_empty or not self.scheduler.has_work, (
                 "there is work, but nothing is done"
             )
         self.check()
@@ -302,13 +310,18 @@ class Simulation:
             self.counts["spoilt"] += 1
         lengths = {item.sequence: item.sequence.num_output_tokens for item in rows}
         living = [item.sequence for item in rows if not item.sequence.is_finished]
-        drawn = {s.key: self.truths[s].token_ids[s.num_tokens] for s in living}
+        counts = {item.sequence: 1 + self._num_right(item) for item in rows}
+        drawn = {
+            s.key: self.truths[s].token_ids[s.num_tokens : s.num_tokens + counts[s]] for s in living
+        }
         changed = self.scheduler.update(schedule, drawn)
         assert len(set(changed)) == len(changed)
         assert set(living) <= set(changed)
         for sequence in changed:
             truth = self.truths[sequence]
-            assert sequence.num_output_tokens == lengths.get(sequence, -1) + 1
+            num_new = sequence.num_output_tokens - lengths.get(sequence, 0)
+            most = counts.get(sequence, 0)
+            assert num_new == most or (sequence.is_finished and 0 < num_new <= most)
             if sequence.wants_prompt_logprobs and sequence.num_output_tokens <= 1:
                 expected = list(range(1, sequence.num_prompt_tokens))
                 assert truth.prompt_logprobs == expected, "told before all logprobs were there"
@@ -342,23 +355,63 @@ class Simulation:
             self._write(item.sequence, item.start + item.num_prefill)
         for item in schedule.rows:
             position = item.start + item.num_prefill
-            for group in self.groups:
-                first = group.first_needed(position)
-                self._check_content(item.sequence, group, first, position + 1)
             self._draw(item.sequence, position)
+            self._write_drafts(item)
+            for row in range(position, position + 1 + self._num_right(item)):
+                for group in self.groups:
+                    first = group.first_needed(row)
+                    self._check_content(item.sequence, group, first, row + 1)
 
     def _draw(self, sequence: sequences.Sequence, position: int) -> None:
         truth = self.truths[sequence]
         assert len(truth.token_ids) == position + 1, "a token is drawn twice, or one is left out"
         if position < sequence.num_tokens:
             assert truth.token_ids == sequence.token_ids
-        mixed = (truth.names[-1] * 2654435761 + sequence.seed * 40503) >> 7
-        token_id = mixed % VOCAB
+        token_id = self._next_token(truth.names[-1], sequence.seed)
         truth.token_ids.append(token_id)
         truth.names.append(self.names.extend(truth.names[-1], token_id))
 
-    def _write(self, sequence: sequences.Sequence, position: int) -> None:
-        name = self.truths[sequence].names[position]
+    def _next_token(self, name: int, seed: int) -> int:
+        return ((name * 2654435761 + seed * 40503) >> 7) % VOCAB
+
+    def _guess(self) -> dict[tuple[str, int], list[int]]:
+        """Drafts for some sequences, right up to a point."""
+        drafts = {}
+        for sequence in self.scheduler.running:
+            room = self.scheduler.num_draftable(sequence)
+            draft, truth = [], self.truths[sequence]
+            name, num_right = truth.names[-1], self.choices.below(4)
+            for i in range(self.choices.below(min(room, MOST_DRAFTS) + 1)):
+                token_id = self._next_token(name, sequence.seed)
+                name = self.names.extend(name, token_id)
+                draft.append(token_id if i < num_right else (token_id + 1) % VOCAB)
+            if draft:
+                drafts[sequence.key] = draft
+                self.counts["drafts"] += 1
+        return drafts
+
+    def _num_right(self, item: ScheduledSequence) -> int:
+        """Drafts that are what is drawn."""
+        first = item.start + item.num_prefill + 1
+        truth = self.truths[item.sequence].token_ids
+        for i, token_id in enumerate(item.drafts):
+            if truth[first + i] != token_id:
+                return i
+        return len(item.drafts)
+
+    def _write_drafts(self, item: ScheduledSequence) -> None:
+        position = item.start + item.num_prefill
+        truth = self.truths[item.sequence]
+        name, is_right = truth.names[position], True
+        for i, token_id in enumerate(item.drafts, start=1):
+            name = self.names.extend(name, token_id)
+            self._write(item.sequence, position + i, name)
+            is_right = is_right and truth.token_ids[position + i] == token_id
+            if is_right:
+                self._draw(item.sequence, position + i)
+
+    def _write(self, sequence: sequences.Sequence, position: int, name: int | None = None) -> None:
+        name = self.truths[sequence].names[position] if name is None else name
         tables = sequence.cache.tables
         for pool, table, slots in zip(self.manager.pools, tables, self.store, strict=True):
             slot = table.slot(position)
@@ -397,10 +450,13 @@ class Simulation:
         if before.prefilling and not schedule.preempted:
             assert before.prefilling[0] in chosen, "the oldest prompt makes no progress"
         for item in schedule.scheduled:
+            earlier = 0 if item.sequence in before.waiting else self.most_computed[item.sequence]
+            self.most_computed[item.sequence] = max(item.stop, earlier)
             nothing_asked = most_output(item.sequence, self.max_model_len) == 0
             assert item.stop > item.start or (item.num_prefill == 0 and nothing_asked)
             assert item.stop == item.sequence.num_computed_tokens
             assert item.samples or item.stop < item.sequence.num_total_tokens
+            assert not item.drafts or item.sequence.num_pending == 1
         self.counts["preempted"] += len(schedule.preempted)
         self._check_preemption(schedule, before)
         self._check_admission(schedule, before)
@@ -483,16 +539,25 @@ class Simulation:
         """Exactly the blocks that the tokens need, with the right content."""
         size, computed = self.block_size, sequence.num_computed_tokens
         names = self.truths[sequence].names
+        drafted = [item for item in self._drafted() if item.sequence is sequence]
+        right = [item.start + item.num_prefill + 1 + self._num_right(item) for item in drafted]
         for group, table, slots in zip(self.groups, sequence.cache.tables, self.store, strict=True):
-            assert table.num_blocks == blocks_for(computed, size)
+            # Blocks that were had for wrong drafts are kept.
+            most = max(computed, self.most_computed[sequence])
+            assert blocks_for(computed, size) <= table.num_blocks <= blocks_for(most, size)
             assert table.first_block * size <= group.first_needed(computed)
             if group.window is None:
                 assert table.first_block == 0
             else:
                 most = blocks_for(group.window + self.config.prefill_chunk, size, slack=1)
                 assert table.num_held <= most
-            for position in range(table.first_block * size, computed):
+            for position in range(table.first_block * size, *right or [computed]):
                 assert slots[table.slot(position)] == names[position]
+
+    def _drafted(self) -> list[ScheduledSequence]:
+        """What runs with drafts at the moment."""
+        scheduled = self.under_way.scheduled if self.under_way is not None else ()
+        return [item for item in scheduled if item.drafts]
 
     def _check_index(self) -> None:
         """Every findable block holds one whole block of one prefix, and its hash means that."""
@@ -526,8 +591,8 @@ class Simulation:
             room = self.max_model_len - sequence.num_prompt_tokens
             end = expected_end(output, sequence.params, room)
             assert (sequence.num_output_tokens, sequence.finish_reason) == end
-            # The row of the step under way is waste, unless the end could be foreseen.
-            waste = sequence.finish_reason is FinishReason.STOP
+            # The rows of the step under way are waste, unless the end could be foreseen.
+            waste = (1 + MOST_DRAFTS) * (sequence.finish_reason is FinishReason.STOP)
             assert len(output) <= sequence.num_output_tokens + waste, "a token too many is drawn"
 
 
@@ -587,6 +652,7 @@ def test_ten_thousand_random_schedules_lose_no_block() -> None:
     # Nothing is shown by lives in which nothing happens.
     for event, least in {
         "schedules": 10 * NUM_SCHEDULES,
+        "drafts": 1_000,
         "hit tokens": NUM_SCHEDULES,
         "ended": NUM_SCHEDULES,
         "preempted": 500,
@@ -682,6 +748,14 @@ def _preempt_the_oldest(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def _guess_past_the_limit(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        Scheduler,
+        "num_draftable",
+        lambda scheduler, s: max(0, most_output(s, scheduler.max_model_len) - s.num_output_tokens),
+    )
+
+
 def _overwrite_cached_blocks(patch: pytest.MonkeyPatch) -> None:
     table_slot = BlockTable.slot
     patch.setattr(BlockTable, "slot", lambda table, position: table_slot(table, position // 2))
@@ -702,6 +776,7 @@ def _overwrite_cached_blocks(patch: pytest.MonkeyPatch) -> None:
         _draw_past_the_limit,
         _preempt_the_oldest,
         _overwrite_cached_blocks,
+        _guess_past_the_limit,
     ],
 )
 def test_the_oracle_notices(

@@ -1,0 +1,118 @@
+"""Speculation in the engine, with a real model: answers stay, steps become fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from engine_driver import EngineDriver, build, greedy, make_request
+from tiny_models import make_tiny_model
+
+from pippin.core.engine.speculator import Speculator
+from pippin.core.request import FinishReason
+from pippin.core.sampling_params import SamplingParams
+
+
+class AlwaysOn(Speculator):
+    """Whatever it costs."""
+
+    def is_on(self, num_sequences: int) -> bool:
+        return num_sequences > 0
+
+
+class KnowsTheAnswer:
+    """A proposer that is always right."""
+
+    def __init__(self, text: Sequence[int]) -> None:
+        self._text = text
+
+    def propose(self, token_ids: Sequence[int], max_tokens: int) -> list[int]:
+        return list(self._text[len(token_ids) : len(token_ids) + max_tokens])
+
+
+PROMPT = tuple(range(3, 40))
+
+
+def run(params: SamplingParams, text: Sequence[int] | None = None) -> tuple[EngineDriver, Any]:
+    """The answer without drafts, or with drafts out of ``text``."""
+    driver = EngineDriver(build(make_tiny_model("qwen3")).engine)
+    if text is not None:
+        driver.engine._speculator = AlwaysOn(lambda: KnowsTheAnswer(text), max_tokens=7)
+    driver.run([make_request("a", PROMPT, params)])
+    return driver, driver.answers["a", 0]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        greedy(40),
+        SamplingParams(max_tokens=40, seed=5, ignore_eos=True),
+        SamplingParams(max_tokens=40, seed=5, temperature=1.7, top_k=30, top_p=0.9, min_p=0.01),
+        greedy(40, num_logprobs=3),
+        greedy(40, logit_bias={7: 5.0}, min_tokens=9),
+    ],
+    ids=["greedy", "hot", "cut", "logprobs", "bias"],
+)
+def test_right_guesses_save_steps_and_change_nothing(params: SamplingParams) -> None:
+    plain, want = run(params)
+
+    driver, got = run(params, [*PROMPT, *want.token_ids])
+
+    assert got.token_ids == want.token_ids
+    assert (got.text, got.finish_reason) == (want.text, want.finish_reason)
+    assert len(got.logprobs) == len(want.logprobs)
+    for one, other in zip(got.logprobs, want.logprobs, strict=True):
+        assert one.chosen.token_id == other.chosen.token_id
+        assert one.chosen.logprob == pytest.approx(other.chosen.logprob, abs=1e-4)
+        assert one.text_offset == other.text_offset
+    assert driver.num_steps < plain.num_steps / 2
+    counts = driver.engine._speculator.counts  # type: ignore[union-attr]
+    assert counts.num_accepted == counts.num_drafted > 0
+
+
+def test_wrong_guesses_change_nothing() -> None:
+    _, want = run(greedy(40))
+    wrong = [*PROMPT, *((token + 1) % 90 for token in want.token_ids)]
+
+    driver, got = run(greedy(40), wrong)
+
+    assert got.token_ids == want.token_ids
+    assert driver.engine._speculator.counts.num_accepted == 0  # type: ignore[union-attr]
+
+
+def test_a_stop_in_the_middle_of_right_guesses_ends_the_answer_there() -> None:
+    _, whole = run(greedy(40))
+    stop = whole.token_ids[17]
+    first = whole.token_ids.index(stop)
+
+    _, got = run(greedy(40, stop_token_ids=(stop,)), [*PROMPT, *whole.token_ids])
+
+    assert got.finish_reason is FinishReason.STOP
+    assert got.token_ids == whole.token_ids[: first + 1]
+    assert got.num_output_tokens == first + 1
+
+
+def test_a_stop_string_in_the_middle_of_right_guesses_ends_the_answer_there() -> None:
+    _, whole = run(greedy(40))
+    stop = whole.text[10:13]
+    params = greedy(40, stop=(stop,))
+    _, want = run(params)
+
+    _, got = run(params, [*PROMPT, *whole.token_ids])
+
+    assert (got.text, got.token_ids) == (want.text, want.token_ids)
+    assert got.num_output_tokens == want.num_output_tokens
+    assert got.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize(
+    "params", [greedy(30, speculation=False), greedy(30, repetition_penalty=1.3)], ids=str
+)
+def test_who_must_not_speculate_gets_no_drafts(params: SamplingParams) -> None:
+    _, want = run(params)
+
+    driver, got = run(params, [*PROMPT, *want.token_ids])
+
+    assert got.token_ids == want.token_ids
+    assert driver.engine._speculator.counts.num_drafted == 0  # type: ignore[union-attr]
