@@ -1,0 +1,1 @@
+"""Our own GPU kernels: one source for CUDA, Metal and, in the tests, C++."""
