@@ -6,14 +6,12 @@ run side by side; a second kernel puts them together. The source is `paged_decod
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ..backend import LOG2_E, device_kind, mx
 from .kernel_shape import KernelShape, constants, make_tiling
-from .kernel_source import INPUTS, OPENINGS, header, read, small_inputs, unique_name
+from .launch import launch
 
 MAX_WARPS = {"cuda": 16, "metal": 8}  # of a thread block
 _MERGE_WARPS = 4
@@ -101,7 +99,7 @@ def paged_decode_attention(  # noqa: PLR0913
     out_shape = (num_rows, shape.num_heads, 1, shape.value_dim)
     is_partial = num_splits > 1
     sinks = queries if sinks is None else sinks.astype(mx.float32)
-    out = _run(
+    out = launch(
         "paged_decode",
         [
             queries,
@@ -126,7 +124,7 @@ def paged_decode_attention(  # noqa: PLR0913
     )
     if not is_partial:
         return out
-    return _run(
+    return launch(
         "merge_splits",
         [out, sinks],
         {
@@ -145,41 +143,3 @@ def paged_decode_attention(  # noqa: PLR0913
 
 def _with_scales(store: mx.array | Quantised, unused: mx.array) -> Quantised:
     return (store, unused, unused) if isinstance(store, mx.array) else store
-
-
-def _run(
-    kernel: str,
-    inputs: list[mx.array],
-    template: dict[str, int | bool | mx.Dtype],
-    *,
-    grid: tuple[int, int, int],
-    threads: int,
-    out_shape: tuple[int, ...],
-    out_dtype: mx.Dtype,
-) -> mx.array:
-    """Start a kernel on a grid of thread blocks."""
-    (out,) = _kernel(kernel, threads)(
-        inputs=inputs,
-        template=[*template.items(), ("SMALL_INPUTS", small_inputs(inputs))],
-        grid=(grid[0] * threads, *grid[1:]),
-        threadgroup=(threads, 1, 1),
-        output_shapes=[out_shape],
-        output_dtypes=[out_dtype],
-    )
-    return out
-
-
-@functools.cache
-def _kernel(kernel: str, threads: int) -> Callable[..., Sequence[mx.array]]:
-    dialect = device_kind()
-    before = header(read(f"prelude_{dialect}"), threads)
-    fast: Any = mx.fast  # mlx's stubs leave cuda_kernel out
-    make = fast.cuda_kernel if dialect == "cuda" else fast.metal_kernel
-    made: Callable[..., Sequence[mx.array]] = make(
-        name=unique_name(kernel, before),
-        input_names=INPUTS[kernel],
-        output_names=["out"],
-        source=OPENINGS[dialect] + read(kernel),
-        header=before,
-    )
-    return made

@@ -15,6 +15,7 @@
 #define PRIVATE
 #define FUNCTION inline
 #define LOAD(type, address) (*reinterpret_cast<const type*>(address))
+#define WRITABLE(type, address) const_cast<type*>(address)
 #define EXP2(x) exp2f(x)
 #define ANY_LANE(condition) any_lane(condition, __LINE__)
 #define WARP_BARRIER pause_at(__LINE__)

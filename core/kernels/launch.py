@@ -1,0 +1,48 @@
+"""Starts kernels through MLX."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..backend import device_kind, mx
+from .kernel_source import INPUTS, OPENINGS, header, read, small_inputs, unique_name
+
+
+def launch(
+    kernel: str,
+    inputs: list[mx.array],
+    template: dict[str, int | bool | mx.Dtype],
+    *,
+    grid: tuple[int, int, int],
+    threads: int,
+    out_shape: tuple[int, ...],
+    out_dtype: mx.Dtype,
+) -> mx.array:
+    """Start a kernel on a grid of thread blocks."""
+    (out,) = _kernel(kernel, threads)(
+        inputs=inputs,
+        template=[*template.items(), ("SMALL_INPUTS", small_inputs(inputs))],
+        grid=(grid[0] * threads, *grid[1:]),
+        threadgroup=(threads, 1, 1),
+        output_shapes=[out_shape],
+        output_dtypes=[out_dtype],
+    )
+    return out
+
+
+@functools.cache
+def _kernel(kernel: str, threads: int) -> Callable[..., Sequence[mx.array]]:
+    dialect = device_kind()
+    before = header(read(f"prelude_{dialect}"), threads)
+    fast: Any = mx.fast  # mlx's stubs leave cuda_kernel out
+    make = fast.cuda_kernel if dialect == "cuda" else fast.metal_kernel
+    made: Callable[..., Sequence[mx.array]] = make(
+        name=unique_name(kernel, before),
+        input_names=INPUTS[kernel],
+        output_names=["out"],
+        source=OPENINGS[dialect] + read(kernel),
+        header=before,
+    )
+    return made
