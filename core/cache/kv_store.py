@@ -116,11 +116,6 @@ class KVStore:
         other._keys, other._values = list(arrays[:count]), list(arrays[count:])
         return other
 
-    def take(self) -> list[mx.array]:
-        """Hand all arrays over: the store has none until it is given some by `put`."""
-        taken, self._keys, self._values = self.arrays(), [], []
-        return taken
-
     def put(self, arrays: Sequence[mx.array]) -> None:
         """Own these arrays, in the order of `arrays`."""
         count = len(self.layout.layers)

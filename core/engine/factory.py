@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from ..backend import device_kind, mx
 from ..cache.kv_cache_manager import KVCacheManager
@@ -15,21 +14,14 @@ from ..cache.kv_store import KVStore
 from ..config import EngineConfig, SchedulerConfig, Speculation
 from ..errors import ConfigError
 from ..models.loader import LoadedModel
-from ..runner.attention.pair_attention import PairAttention
-from ..runner.attention.row_attention import RowAttention
-from ..runner.attention.table_attention import TableAttention
-from ..runner.head import find_head
-from ..runner.linear_timing import tune_linear_layers
-from ..runner.measurements import Measurements
-from ..runner.model_adapter import describe_layout, install_paged_attention, reference_logits
+from ..runner.model_adapter import reference_logits
 from ..runner.model_runner import ModelRunner
-from ..runner.paged_model import PagedModel
 from ..runner.paged_runner import PagedRunner
-from ..runner.probe import find_paging_problem
 from ..runner.sampler import Sampler
 from ..runner.sequential_runner import SequentialRunner
 from ..speculation.ngram import NgramProposer
 from ..text.tokenizer import Tokenizer
+from .device_plan import plan_for_device
 from .engine import Engine
 from .scheduler import Scheduler
 from .speculator import Speculator
@@ -52,6 +44,7 @@ class BuiltEngine:
 
     Attributes:
         paging_problem: Why the model runs on mlx-lm's own caches; ``None`` if it is paged.
+        attention: ``kernel`` or ``plain`` with the reason: how rows attend.
     """
 
     engine: Engine
@@ -60,6 +53,7 @@ class BuiltEngine:
     kv_capacity_tokens: int | None
     layout: KVLayout
     paging_problem: str | None
+    attention: str
 
 
 def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
@@ -71,16 +65,8 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
     tokenizer = Tokenizer(loaded.tokenizer, loaded.eos_token_ids)
     eos_token_ids = sorted(tokenizer.eos_token_ids)
     sampler = Sampler(eos_token_ids)
-    install_paged_attention(loaded.model)
-    layout, dtype = describe_layout(loaded.model)
-    linear = tune_linear_layers(loaded.model, dtype, Measurements.of_this_machine())
-    logger.debug("linear layers: %s", linear.describe())
-    paged = PagedModel(
-        loaded.model,
-        _choose_attention(dtype),
-        head=find_head(loaded.model, loaded.vocab_size),
-    )
-    problem = find_paging_problem(loaded.model, paged, layout, dtype, loaded.vocab_size)
+    plan = plan_for_device(loaded, block_size=config.cache.block_size)
+    layout, dtype, problem = plan.layout, plan.dtype, plan.paging_problem
     max_model_len = config.max_model_len or loaded.max_model_len or _DEFAULT_MAX_MODEL_LEN
     scheduler_config, capacity = config.scheduler, None
     runner: ModelRunner
@@ -100,8 +86,14 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
             block_size=config.cache.block_size,
             namespace=(loaded.fingerprint, str(dtype)),
         )
-        store = KVStore(layout, counts, block_size=config.cache.block_size, dtype=dtype)
-        runner = PagedRunner(paged, sampler, store)
+        store = KVStore(
+            layout,
+            counts,
+            block_size=config.cache.block_size,
+            dtype=dtype,
+            write_in_place=plan.write_in_place,
+        )
+        runner = PagedRunner(plan.model, sampler, store, row_bucket=plan.row_bucket)
         capacity = max(counts) * config.cache.block_size
         max_model_len = _fit_model_len(config, max_model_len, manager)
     costs = StepCosts()
@@ -120,13 +112,8 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
         kv_capacity_tokens=capacity,
         layout=layout,
         paging_problem=problem,
+        attention=plan.describe_attention(),
     )
-
-
-def _choose_attention(dtype: mx.Dtype) -> RowAttention[Any]:
-    if dtype == mx.float32 and device_kind() == "cpu":
-        return PairAttention()
-    return TableAttention()
 
 
 def _make_speculator(config: EngineConfig) -> Speculator | None:

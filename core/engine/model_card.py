@@ -64,6 +64,7 @@ def _card(loaded: LoadedModel, built: BuiltEngine, served_model_name: str | None
             "weight_bytes": loaded.weight_bytes,
             "layers": built.layout.describe(),
             "attention": "paged" if paged else "sequential",
+            "attention_kernel": built.attention if paged else None,
             "paging_problem": built.paging_problem,
             "kv_capacity_tokens": built.kv_capacity_tokens,
         },

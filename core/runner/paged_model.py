@@ -27,6 +27,9 @@ class PagedModel:
     Args:
         head: Works out chosen rows' logits only; without it, all logits of a batch are.
         is_compiled: Whether batches of rows alone are compiled.
+
+    Attributes:
+        num_traces: Graphs compiled so far; steady once all shapes have been met.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class PagedModel:
         self._model = model
         self.attention = attention
         self._head = head
-        self._is_compiled = is_compiled
+        self.is_compiled = is_compiled
         self._compiled = mx.compile(self._trace)
         self._store: KVStore | None = None
         self._template: ForwardBatch | None = None
@@ -54,13 +57,21 @@ class PagedModel:
             store to hold the batch's tokens.
         """
         is_rows = not any(group.chunks for group in batch.groups)
-        if not (self._is_compiled and is_rows and batch.logit_index is None):
+        if not (self.is_compiled and is_rows and batch.logit_index is None):
             return self._run(store, batch)
         self._store, self._template = store, batch
-        if store.is_written_in_place:
-            logits, *written = self._compiled(batch.arrays, store.arrays())
-            return logits, written
-        logits, *arrays = self._compiled(batch.arrays, store.take())
+        try:
+            if store.is_written_in_place:
+                logits, *written = self._compiled(batch.arrays, store.arrays())
+                return logits, written
+            logits, *arrays = self._compiled(batch.arrays, store.arrays())
+        # Model code may look at numbers, which a trace does not have; it runs all the same.
+        except Exception as error:
+            if self.num_traces > 1:  # it worked before, so this is no matter of compiling
+                raise
+            logger.warning("steps are not compiled: %s", error)
+            self.is_compiled = False
+            return self._run(store, batch)
         store.put(arrays)
         return logits, store.last_layer()
 

@@ -7,6 +7,7 @@ prefix and two rows of unlike lengths, and the logits are compared.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 from ..backend import mx
@@ -19,30 +20,42 @@ from .paged_model import PagedModel
 
 logger = logging.getLogger(__name__)
 
-_BLOCK_SIZE = 8
-# Two sequences: a chunk, a second chunk with a prefix, and a last token that runs as a row.
-_LENGTHS = ((19, 6, 1), (5, 0, 1))
+_NUM_BLOCKS = 8
 _TOLERANCE = {mx.float32: 2e-3, mx.float16: 4e-2, mx.bfloat16: 2e-1}
 
 
 def find_paging_problem(
-    model: Model, paged: PagedModel, layout: KVLayout, dtype: mx.Dtype, vocab: int
+    model: Model,
+    paged: PagedModel,
+    layout: KVLayout,
+    dtype: mx.Dtype,
+    vocab: int,
+    *,
+    block_size: int = 8,
+    write_in_place: Callable[..., mx.array] | None = None,
 ) -> str | None:
     """Try the model on a tiny paged store.
+
+    Args:
+        write_in_place: As for `KVStore`.
 
     Returns:
         ``None`` if the logits agree with mlx-lm's own caches, else what went wrong.
     """
     if not layout.is_paged:
         return f"its layers keep more than keys and values ({layout.describe()})"
+    counts = [_NUM_BLOCKS] * len(layout.groups)
+    store = KVStore(
+        layout, counts, block_size=block_size, dtype=dtype, write_in_place=write_in_place
+    )
     try:
-        got = _paged_logits(paged, layout, dtype, vocab)
+        got = _paged_logits(paged, store, vocab)
         mx.eval(got)
     # The model's code runs against an interface that it was not written for: anything may come.
     except Exception as error:
         logger.debug("probe failed", exc_info=True)
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    for index, lengths in enumerate(_LENGTHS):
+    for index, lengths in enumerate(_lengths(block_size)):
         tokens = _tokens(index, sum(lengths), vocab)
         want = reference_logits(model, [tokens[:-1], tokens[-1:]]).astype(mx.float32)
         have = got[index].astype(mx.float32)
@@ -54,17 +67,18 @@ def find_paging_problem(
     return None
 
 
-def _paged_logits(
-    model: PagedModel, layout: KVLayout, dtype: mx.Dtype, vocab: int
-) -> list[mx.array]:
-    per_sequence = -(-max(sum(lengths) for lengths in _LENGTHS) // _BLOCK_SIZE)
-    num_blocks = per_sequence * len(_LENGTHS)
-    counts = [num_blocks] * len(layout.groups)
-    store = KVStore(layout, counts, block_size=_BLOCK_SIZE, dtype=dtype)
+def _lengths(size: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Of two sequences: a chunk, a second chunk with a prefix, and a last token that is a row."""
+    return (2 * size + 3, size - 2, 1), (size // 2 + 1, 0, 1)
+
+
+def _paged_logits(model: PagedModel, store: KVStore, vocab: int) -> list[mx.array]:
+    groups, size = store.layout.groups, store.block_size
     # Blocks of the two sequences alternate, so that wrong ids cannot go unnoticed.
-    tables = [_tables(layout, range(i, num_blocks, len(_LENGTHS))) for i in range(len(_LENGTHS))]
-    builder = BatchBuilder(layout.groups, model.attention)
-    texts = [_tokens(i, sum(lengths), vocab) for i, lengths in enumerate(_LENGTHS)]
+    tables = [_tables(len(groups), size, range(i, _NUM_BLOCKS, 2)) for i in range(2)]
+    builder = BatchBuilder(groups, model.attention)
+    lengths = _lengths(size)
+    texts = [_tokens(i, sum(lengths[i]), vocab) for i in range(2)]
 
     def run(index: int, start: int, stop: int) -> Run:
         return Run(
@@ -77,7 +91,7 @@ def _paged_logits(
         mx.eval(out, written)
         return out
 
-    (first, second, last), (short, _, _) = _LENGTHS
+    (first, second, last), (short, _, _) = lengths
     logits([run(0, 0, first), run(1, 0, short)])
     # A row beside a chunk with a prefix, then rows alone.
     beside = logits([run(1, short, short + 1), run(0, first, first + second)])[0]
@@ -85,8 +99,8 @@ def _paged_logits(
     return [alone, beside]
 
 
-def _tables(layout: KVLayout, block_ids: Seq[int]) -> list[BlockTable]:
-    tables = [BlockTable(_BLOCK_SIZE) for _ in layout.groups]
+def _tables(num_groups: int, block_size: int, block_ids: Seq[int]) -> list[BlockTable]:
+    tables = [BlockTable(block_size) for _ in range(num_groups)]
     for table in tables:
         table.append(list(block_ids))
     return tables
