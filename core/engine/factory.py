@@ -14,18 +14,18 @@ from ..cache.kv_store import KVStore
 from ..config import EngineConfig, SchedulerConfig, Speculation
 from ..errors import ConfigError
 from ..models.loader import LoadedModel
-from ..runner.model_adapter import reference_logits
 from ..runner.model_runner import ModelRunner
 from ..runner.paged_runner import PagedRunner
 from ..runner.sampler import Sampler
 from ..runner.sequential_runner import SequentialRunner
 from ..speculation.ngram import NgramProposer
 from ..text.tokenizer import Tokenizer
-from .device_plan import plan_for_device
+from .device_plan import DevicePlan, plan_for_device
 from .engine import Engine
 from .scheduler import Scheduler
 from .speculator import Speculator
 from .step_costs import StepCosts
+from .warm_up import WarmUp, learn_costs
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ _GPU_SHARE = 0.85
 # A CPU serves small models to few people; more would only be page-faulted in for nothing.
 _CPU_SHARE = 0.25
 _CPU_MOST_BYTES = 2 * 1024**3
-_ACTIVATION_PROBE_TOKENS = 64
 _DEFAULT_MAX_MODEL_LEN = 32768
 
 
@@ -68,7 +67,7 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
     plan = plan_for_device(loaded, block_size=config.cache.block_size)
     layout, dtype, problem = plan.layout, plan.dtype, plan.paging_problem
     max_model_len = config.max_model_len or loaded.max_model_len or _DEFAULT_MAX_MODEL_LEN
-    scheduler_config, capacity = config.scheduler, None
+    scheduler_config, capacity, costs = config.scheduler, None, StepCosts()
     runner: ModelRunner
     if problem is not None:
         logger.warning(
@@ -79,7 +78,7 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
         manager = KVCacheManager((), (), block_size=config.cache.block_size)
         runner = SequentialRunner(loaded.model, sampler)
     else:
-        counts = _count_blocks(loaded, layout, config, max_model_len)
+        counts = _count_blocks(plan, config, max_model_len)
         manager = KVCacheManager(
             layout.groups,
             counts,
@@ -94,9 +93,16 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
             write_in_place=plan.write_in_place,
         )
         runner = PagedRunner(plan.model, sampler, store, row_bucket=plan.row_bucket)
+        if plan.model.is_compiled:
+            learn_costs(
+                WarmUp(plan.model, store),
+                costs,
+                max_num_seqs=scheduler_config.max_num_seqs,
+                prefill_chunk=scheduler_config.prefill_chunk,
+                row_bucket=plan.row_bucket,
+            )
         capacity = max(counts) * config.cache.block_size
         max_model_len = _fit_model_len(config, max_model_len, manager)
-    costs = StepCosts()
     scheduler = Scheduler(
         scheduler_config,
         manager,
@@ -134,14 +140,13 @@ def _fit_model_len(config: EngineConfig, wanted: int, manager: KVCacheManager) -
     return held
 
 
-def _count_blocks(
-    loaded: LoadedModel, layout: KVLayout, config: EngineConfig, max_model_len: int
-) -> list[int]:
+def _count_blocks(plan: DevicePlan, config: EngineConfig, max_model_len: int) -> list[int]:
+    layout = plan.layout
     size = config.cache.block_size
     scheduler = config.scheduler
     budget = config.cache.max_bytes
     if budget is None:
-        budget = _measure_budget(loaded, scheduler)
+        budget = _measure_budget(plan, scheduler, size)
     counts = split_blocks(
         layout,
         max_bytes=budget,
@@ -167,25 +172,26 @@ def _count_blocks(
     return counts
 
 
-def _measure_budget(loaded: LoadedModel, scheduler: SchedulerConfig) -> int:
+def _measure_budget(plan: DevicePlan, scheduler: SchedulerConfig, block_size: int) -> int:
     """Bytes left for keys and values beside the weights and the largest step's activations."""
     if device_kind() == "cpu":
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return min(int(available * _CPU_SHARE), _CPU_MOST_BYTES)
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    reference_logits(loaded.model, [[0] * _ACTIVATION_PROBE_TOKENS])
-    per_token = (mx.get_peak_memory() - before) / _ACTIVATION_PROBE_TOKENS
-    activations = int(per_token * scheduler.prefill_chunk)
+    empty = [0] * len(plan.layout.groups)
+    store = KVStore(
+        plan.layout,
+        empty,
+        block_size=block_size,
+        dtype=plan.dtype,
+        write_in_place=plan.write_in_place,
+    )
+    activations = WarmUp(plan.model, store).chunk_bytes(scheduler.prefill_chunk)
+    del store
     mx.clear_cache()
-    limit = int(_memory_limit() * _GPU_SHARE)
-    budget = limit - mx.get_active_memory() - activations
+    limit, used = int(_memory_limit() * _GPU_SHARE), int(mx.get_active_memory())
+    budget = limit - used - activations
     logger.debug(
-        "memory model: limit=%d weights=%d activations=%d kv=%d",
-        limit,
-        mx.get_active_memory(),
-        activations,
-        budget,
+        "memory model: limit=%d weights=%d activations=%d kv=%d", limit, used, activations, budget
     )
     return max(budget, 0)
 

@@ -27,6 +27,13 @@ class StepCosts:
         self._rows: dict[int, float] = {}
         self._chunks: dict[int, float] = {}
 
+    def __str__(self) -> str:
+        rows, chunks = (
+            ", ".join(f"{size}: {1e3 * seconds:.1f}" for size, seconds in sorted(means.items()))
+            for means in (self._rows, self._chunks)
+        )
+        return f"rows {{{rows}}} ms, chunks {{{chunks}}} ms"
+
     def observe(self, num_rows: int, num_chunk_tokens: int, seconds: float) -> None:
         """Learn from a step that the device went on to without a pause."""
         if num_chunk_tokens == 0:
