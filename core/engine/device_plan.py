@@ -15,6 +15,7 @@ from ..runner.attention.kernel_attention import KernelAttention
 from ..runner.attention.pair_attention import PairAttention
 from ..runner.attention.row_attention import RowAttention
 from ..runner.head import find_head
+from ..runner.joined_linear import find_linear_groups
 from ..runner.linear import LinearReport
 from ..runner.linear_timing import tune_linear_layers
 from ..runner.measurements import Measurements
@@ -65,7 +66,8 @@ def plan_for_device(loaded: LoadedModel, *, block_size: int) -> DevicePlan:
     model = loaded.model
     install_paged_attention(model)
     layout, dtype = describe_layout(model)
-    linear = tune_linear_layers(model, dtype, Measurements.of_this_machine())
+    groups = find_linear_groups(model)
+    linear = tune_linear_layers(model, dtype, Measurements.of_this_machine(), groups)
     logger.debug("linear layers: %s", linear.describe())
     on_cpu = device_kind() == "cpu"
     write_problem = find_write_problem(dtype)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from mlx.nn.layers.linear import Linear
 from mlx.nn.layers.quantized import QuantizedEmbedding, QuantizedLinear
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
+from ..kernels.quantized_matmul import quantized_matmul
 from .linear_plan import MARGIN, LinearPlan, LinearShape, LinearTimings, choose_plan
 from .model_adapter import Model
 
@@ -89,7 +90,16 @@ def _multiply(layer: Layer, x: mx.array) -> mx.array:
     *batch, dims = x.shape
     rows = math.prod(batch)
     x = x.reshape(rows, dims)
-    if plan.is_dense(rows):
+    if plan.is_own(rows) and x.dtype == layer["scales"].dtype:
+        out = quantized_matmul(
+            x,
+            layer["weight"],
+            layer["scales"],
+            layer["biases"],
+            group_size=layer.group_size,
+            bits=layer.bits,
+        )
+    elif plan.is_dense(rows):
         out = x @ _unpack(layer, x.dtype).T
     else:
         run = plan.rows_to_run(rows)
@@ -147,6 +157,12 @@ class LinearReport:
     num_left_alone: Mapping[str, int]
     shapes: tuple[ShapeReport, ...]
 
+    def without(self, idle: Iterable[LinearShape]) -> LinearReport:
+        """The same less one layer for each of `idle`, shapes of layers that no step runs."""
+        less = Counter(idle)
+        shapes = [replace(it, num_layers=it.num_layers - less[it.shape]) for it in self.shapes]
+        return replace(self, shapes=tuple(shapes))
+
     def rows_to_run(self, rows: int) -> int:
         """How many rows a decode step of `rows` rows had best be given.
 
@@ -174,24 +190,26 @@ def install_linear_plans(
     model: Model,
     dtype: mx.Dtype,
     time_layers: Callable[[LinearShape, Sequence[Layer]], LinearTimings],
+    *,
+    also: Iterable[Layer] = (),
 ) -> LinearReport:
     """Give every quantised layer the plan that its shape's times speak for.
 
     Args:
         dtype: Of the activations.
         time_layers: Measures layers of one shape; their ``plan`` may be set freely meanwhile.
+        also: Layers that are not in the model's tree.
     """
     layers: dict[LinearShape, list[Layer]] = {}
-    num_layers: Counter[str] = Counter()
     num_left_alone: Counter[str] = Counter()
-    for module in model.modules():
+    modules = model.modules()
+    num_layers = Counter(type(it).__name__ for it in modules if isinstance(it, _LINEAR))
+    for module in (*modules, *also):
         kind = type(module)
-        if isinstance(module, _LINEAR):
-            num_layers[kind.__name__] += 1
         if kind in _PLANNED and module.get("global_scale") is None:
             module.__class__ = _PLANNED[kind]
             module.plan = LinearPlan()
-            layers.setdefault(_shape_of(module, dtype), []).append(module)
+            layers.setdefault(shape_of(module, dtype), []).append(module)
         elif isinstance(module, tuple(_PLANNED)):
             num_left_alone[kind.__name__] += 1
     shapes = []
@@ -204,7 +222,12 @@ def install_linear_plans(
     return LinearReport(num_layers, num_left_alone, tuple(shapes))
 
 
-def _shape_of(layer: Layer, dtype: mx.Dtype) -> LinearShape:
+def shape_of(layer: Layer, dtype: mx.Dtype) -> LinearShape:
+    """What the speed of a quantised layer depends on.
+
+    Args:
+        dtype: Of the activations.
+    """
     *experts, output_dims, num_groups = layer["scales"].shape
     return LinearShape(
         input_dims=num_groups * layer.group_size,

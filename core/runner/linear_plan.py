@@ -1,15 +1,16 @@
 """How a quantised layer multiplies at how many rows, chosen from measured times.
 
-Three ways give the same numbers up to rounding. *Stock* is the quantised kernel on the rows as
+Four ways give the same numbers up to rounding. *Stock* is mlx's quantised kernel on the rows as
 they are. *Padded* is the same kernel on more rows, for backends where few rows cost more than some
 more. *Dense* unpacks the weights first, which pays once enough rows share the unpacked ones.
+*Own* is our own quantised kernel, where there is one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -51,15 +52,17 @@ class LinearTimings:
     stock: Mapping[int, float]
     padded: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     dense: Mapping[int, float] = field(default_factory=dict)
+    own: Mapping[int, float] = field(default_factory=dict)
 
     def seconds(self, rows: int) -> float:
-        """Of a few rows, by the better of the stock and the padded way."""
+        """Of a few rows, by the best way but the dense one."""
         bucket = max(bucket for bucket in self.stock if bucket <= rows)
-        return min(self.stock[bucket], self.padded.get(bucket, (0, math.inf))[1])
+        padded, own = self.padded.get(bucket, (0, math.inf))[1], self.own.get(bucket, math.inf)
+        return min(self.stock[bucket], padded, own)
 
     def to_json(self) -> dict[str, Any]:
         """The same for `from_json`."""
-        return {"stock": self.stock, "padded": self.padded, "dense": self.dense}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> LinearTimings:
@@ -70,6 +73,7 @@ class LinearTimings:
                 int(rows): (target, seconds) for rows, (target, seconds) in record["padded"].items()
             },
             dense={int(rows): seconds for rows, seconds in record["dense"].items()},
+            own={int(rows): seconds for rows, seconds in record["own"].items()},
         )
 
 
@@ -80,13 +84,19 @@ class LinearPlan:
     Attributes:
         padded: Entry ``rows - 1`` is how many rows to run; past its end, as many as there are.
         dense_from: Rows from which the dense way is taken; ``None`` for never.
+        own: Ranges of rows where our own kernel is taken, whatever else is said.
     """
 
     padded: tuple[int, ...] = ()
     dense_from: int | None = None
+    own: tuple[range, ...] = ()
+
+    def is_own(self, rows: int) -> bool:
+        """Whether our own kernel is taken."""
+        return any(rows in span for span in self.own)
 
     def is_dense(self, rows: int) -> bool:
-        """Whether the dense way is taken."""
+        """Whether the dense way is taken, if our own kernel is not."""
         return self.dense_from is not None and rows >= self.dense_from
 
     def rows_to_run(self, rows: int) -> int:
@@ -96,7 +106,8 @@ class LinearPlan:
     def __str__(self) -> str:
         runs = [f"{rows} as {run}" for rows, run in enumerate(self.padded, 1) if run != rows]
         dense = [] if self.dense_from is None else [f"dense from {self.dense_from}"]
-        return ", ".join(runs + dense) or "stock"
+        own = [f"own kernel from {span.start} to {span[-1]}" for span in self.own]
+        return ", ".join(runs + dense + own) or "stock"
 
 
 def choose_plan(timings: LinearTimings) -> LinearPlan:
@@ -109,7 +120,7 @@ def choose_plan(timings: LinearTimings) -> LinearPlan:
             padded += [target if wins else rows for rows in range(bucket, following)]
     while padded and padded[-1] == len(padded):
         padded.pop()
-    return LinearPlan(tuple(padded), _dense_from(timings))
+    return LinearPlan(tuple(padded), _dense_from(timings), tuple(_own_ranges(timings)))
 
 
 def _dense_from(timings: LinearTimings) -> int | None:
@@ -127,3 +138,24 @@ def _dense_from(timings: LinearTimings) -> int | None:
             return rows + math.ceil((best - rows) * -gain / (best_gain - gain))
         best, best_gain = rows, gain
     return best
+
+
+def _own_ranges(timings: LinearTimings) -> list[range]:
+    """Where our own kernel wins: between two measured numbers of rows, if it wins at both.
+
+    Its time goes up in steps, so that a win tells nothing of the rows behind it.
+    """
+    ranges: list[range] = []
+    is_inside = False
+    for rows in sorted(timings.own):
+        others = (
+            timings.stock[rows],
+            timings.padded.get(rows, (0, math.inf))[1],
+            timings.dense.get(rows, math.inf),
+        )
+        wins = timings.own[rows] < MARGIN * min(others)
+        if wins:
+            start = ranges.pop().start if is_inside else rows
+            ranges.append(range(start, rows + 1))
+        is_inside = wins
+    return ranges

@@ -9,6 +9,7 @@ import pytest
 from tiny_models import make_tiny_model
 
 from pippin.core.backend import mx
+from pippin.core.runner import linear
 from pippin.core.runner.linear import Layer, LinearReport, PlannedLinear, install_linear_plans
 from pippin.core.runner.linear_plan import LinearShape, LinearTimings
 
@@ -140,6 +141,35 @@ def test_the_way_follows_the_rows_of_each_call(monkeypatch: pytest.MonkeyPatch) 
 
     assert given == [1, 8, 8, 8, 63]
     assert len(unpacked) == 3
+
+
+OWN = LinearTimings({1: 9.0, 4: 9.0, 8: 1.0}, dense={1: 8.0, 4: 9.0}, own={1: 1.0, 4: 1.0, 8: 1.0})
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+def test_our_own_kernel_gets_rows_of_the_dtype_of_the_scales(
+    dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = make_block(8, 32)
+    block.set_dtype(mx.bfloat16)
+    inputs = [mx.random.normal((rows, 1, 128)).astype(dtype) for rows in (1, 3, 4, 5, 9)]
+    want = [block(x) for x in inputs]
+    given: list[int] = []
+
+    def own_kernel(
+        x: mx.array, *weight: mx.array, group_size: int, bits: int, stock: Any = mx.quantized_matmul
+    ) -> mx.array:
+        given.append(x.shape[0])
+        out: mx.array = stock(x, *weight, transpose=True, group_size=group_size, bits=bits)
+        return out
+
+    monkeypatch.setattr(linear, "quantized_matmul", own_kernel)
+    install(block, OWN)
+
+    for x, expected in zip(inputs, want, strict=True):
+        for have, stock in zip(block(x), expected, strict=True):
+            assert largest_difference(have, stock) < 2e-2
+    assert given == ([1] * 3 + [3] * 3 + [4] * 3 if dtype == mx.bfloat16 else [])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -279,6 +309,30 @@ def test_a_step_is_padded_where_that_saves_time_over_all_layers(
     )
 
     assert [report.rows_to_run(rows) for rows in (1, 2, 3, 4, 7, 8, 9, 40)] == rows_to_run
+
+
+def test_layers_that_no_step_runs_do_not_count() -> None:
+    block = make_block()
+    report = install_linear_plans(
+        block,
+        mx.float32,
+        lambda shape, _: SLOW_AT_FEW if shape.output_dims == 64 else STEADY,
+        also=[QuantizedLinear(128, 256), QuantizedLinear(128, 256)],
+    )
+    shapes = {found.shape.output_dims: found.shape for found in report.shapes}
+
+    less = report.without([shapes[128], shapes[96]])
+
+    assert sum(report.num_layers.values()) == 3
+    assert [found.num_layers for found in report.shapes] == [1, 1, 1, 2]
+    assert {found.shape.output_dims: found.num_layers for found in less.shapes} == {
+        64: 1,
+        128: 0,
+        96: 0,
+        256: 2,
+    }
+    # 8 rows in place of 2 save 4 in the slow layer and cost 1 in each of the others.
+    assert (report.rows_to_run(2), less.rows_to_run(2)) == (2, 8)
 
 
 def test_more_rows_would_choose_more_experts() -> None:

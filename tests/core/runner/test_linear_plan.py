@@ -67,7 +67,50 @@ def test_experts_have_no_times_for_few_rows() -> None:
     assert 256 < plan.dense_from < 4096
 
 
+OWN_ROWS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@pytest.mark.parametrize(
+    ("won", "spans"),
+    [
+        (OWN_ROWS, [range(1, 65)]),
+        ((), []),
+        ((8,), [range(8, 9)]),
+        ((1, 2, 4, 16, 32), [range(1, 5), range(16, 33)]),
+        ((4, 64), [range(4, 5), range(64, 65)]),
+    ],
+    ids=["always", "never", "once", "two-ranges", "apart"],
+)
+def test_our_own_kernel_is_taken_between_numbers_of_rows_where_it_wins(
+    won: tuple[int, ...], spans: list[range]
+) -> None:
+    own = {rows: STOCK[rows] * (0.9 if rows in won else 0.96) for rows in OWN_ROWS}
+
+    plan = choose_plan(LinearTimings(STOCK, own=own))
+
+    assert [rows for rows in range(1, 300) if plan.is_own(rows)] == [
+        rows for span in spans for rows in span
+    ]
+
+
+def test_our_own_kernel_must_beat_all_other_ways() -> None:
+    timings = LinearTimings(
+        STOCK,
+        padded={2: (8, 31.0), 4: (8, 31.0)},
+        dense={16: 90.0, 64: 40.0, 256: 90.0},
+        own={1: 30.0, 2: 29.0, 4: 30.0, 8: 29.0, 16: 28.0, 64: 39.0},
+    )
+
+    plan = choose_plan(timings)
+
+    assert str(plan) == (
+        "2 as 8, 3 as 8, 4 as 8, 5 as 8, 6 as 8, 7 as 8, dense from 52, "
+        "own kernel from 1 to 2, own kernel from 8 to 16"
+    )
+    assert [timings.seconds(rows) for rows in (1, 2, 4, 8, 20, 40)] == [30, 29, 30, 29, 28, 45]
+
+
 def test_times_survive_json() -> None:
-    timings = LinearTimings(STOCK, padded={4: (8, 36.5)}, dense={256: 176.0})
+    timings = LinearTimings(STOCK, padded={4: (8, 36.5)}, dense={256: 176.0}, own={8: 20.0})
 
     assert LinearTimings.from_json(json.loads(json.dumps(timings.to_json()))) == timings
