@@ -78,7 +78,8 @@ class KVStore:
             count = blocks * layer.num_kv_heads * self.block_size
             self._keys.append(mx.zeros((count, layer.key_dim), dtype=self.dtype))
             self._values.append(mx.zeros((count, layer.value_dim), dtype=self.dtype))
-        mx.eval(self.arrays())
+        # On the CPU it takes a second to fill gigabytes; nobody needs to wait for that yet.
+        mx.async_eval(*self.arrays())  # type: ignore[no-untyped-call]
 
     def scrub(self) -> None:
         """Put 0 in place of everything that is not a finite number.
