@@ -66,14 +66,14 @@ def figures(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "cached_tokens": cached,
         "output_tokens": output,
-        "wall_s": _rounded(wall_s),
+        "wall_s": rounded(wall_s),
         "output_tok_s": _rate(output, wall_s),
         "total_tok_s": _rate(prompt + output, wall_s),
         "prefill_tok_s": _rate(prompt - cached, waiting_s),
-        "ttft_p50_s": _percentile(ttft, 50),
-        "ttft_p99_s": _percentile(ttft, 99),
-        "inter_token_p50_s": _percentile(gaps, 50),
-        "inter_token_p99_s": _percentile(gaps, 99),
+        "ttft_p50_s": percentile(ttft, 50),
+        "ttft_p99_s": percentile(ttft, 99),
+        "inter_token_p50_s": percentile(gaps, 50),
+        "inter_token_p99_s": percentile(gaps, 99),
     }
 
 
@@ -90,7 +90,7 @@ def report_level(num_clients: int, runs: dict[str, list[dict[str, Any]]]) -> dic
     return {
         "clients": num_clients,
         **all_figures,
-        "ratios": {key: _rounded(ours[key] / theirs[key]) for key in keys},
+        "ratios": {key: rounded(ours[key] / theirs[key]) for key in keys},
         "texts_compared": len(pairs),
         "texts_equal": sum(mine == other for mine, other in pairs),
     }
@@ -109,6 +109,18 @@ def make_table(levels: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     return table
 
 
+def percentile(values: Sequence[float], percent: int) -> float | None:
+    """The smallest value that at least ``percent`` of them do not exceed."""
+    if not values:
+        return None
+    return rounded(sorted(values)[-(-len(values) * percent // 100) - 1])
+
+
+def rounded(value: float) -> float:
+    """To four significant digits."""
+    return float(f"{value:.4g}")
+
+
 def _cells(values: dict[str, Any]) -> list[str]:
     found = [values.get(key) for key in _COLUMNS.values()]
     return ["-" if value is None else f"{value:.3g}" for value in found]
@@ -124,19 +136,8 @@ def _waiting_s(samples: Sequence[dict[str, Any]]) -> float:
     return total
 
 
-def _percentile(values: Sequence[float], percent: int) -> float | None:
-    """The smallest value that at least ``percent`` of them do not exceed."""
-    if not values:
-        return None
-    return _rounded(sorted(values)[-(-len(values) * percent // 100) - 1])
-
-
 def _rate(amount: float, seconds: float) -> float | None:
-    return _rounded(amount / seconds) if amount and seconds else None
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+    return rounded(amount / seconds) if amount and seconds else None
 
 
 def main() -> None:

@@ -19,147 +19,24 @@ stdout.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import json
 import os
 import platform
-import random
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from server_process import Server, load, running, say
+from workloads import MODEL_NAME, make_jobs
+
 _HERE = Path(__file__).parent
-_MODEL_NAME = "default_model"  # what mlx_lm calls the one on its command line
-_START_TIMEOUT_S = 300.0
-_STOP_TIMEOUT_S = 15.0
 _WARM_UP_TOKENS = 8
-_MIN_WORDS, _MAX_WORDS = 4, 320
-_TEXT = """
-river stone morning market window garden letter winter engine silver bridge forest music harbor
-paper candle mountain doctor island thunder kitchen yellow story planet soldier bread summer
-teacher ocean mirror castle village horse lantern
-"""
-_WORDS = _TEXT.split()
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A server process."""
-
-    name: str
-    port: int
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def pause(self) -> None:
-        """Take it off the processor."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it run again."""
-        self._signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        """End it, by force if need be."""
-        self.resume()
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            self._signal(number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_STOP_TIMEOUT_S)
-                return
-
-    def wait_ready(self) -> None:
-        """Return when it answers.
-
-        Raises:
-            RuntimeError: It ended, or took too long; with the end of its log.
-        """
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).close()
-                return
-            time.sleep(0.3)
-        tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise RuntimeError(f"{self.name} did not start:\n{tail}")
-
-    def _signal(self, number: signal.Signals) -> None:
-        # The whole session: a server may have children of its own.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-
-@contextlib.contextmanager
-def running(
-    name: str, arguments: Sequence[str], environment: Mapping[str, str]
-) -> Iterator[Server]:
-    """Run ``python -m ARGUMENTS --port N`` on a free port for as long as the block lasts."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", *arguments, "--port", str(port)]
-    say(" ".join([*(f"{key}={value}" for key, value in environment.items()), shlex.join(command)]))
-    with tempfile.TemporaryDirectory(prefix="serve-comparison-") as folder:
-        log = Path(folder) / "log"
-        with log.open("wb") as sink:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
-                start_new_session=True,
-            )
-        server = Server(name, port, process, log)
-        try:
-            server.wait_ready()
-            yield server
-        finally:
-            server.stop()
-
-
-def make_jobs(count: int, *, seed: str, max_tokens: int) -> list[dict[str, Any]]:
-    """Requests of mixed length, each with a number of its own in front."""
-    draw = random.Random(seed)
-    jobs = []
-    for _ in range(count):
-        words = " ".join(draw.choices(_WORDS, k=draw.randint(_MIN_WORDS, _MAX_WORDS)))
-        messages = [
-            {"role": "system", "content": f"{draw.randrange(10**9)} is your number."},
-            {"role": "user", "content": f"Write a long story with: {words}"},
-        ]
-        jobs.append(
-            {
-                "model": _MODEL_NAME,
-                "messages": messages,
-                "max_tokens": max_tokens,
-                "temperature": 0.0,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-        )
-    return jobs
-
-
-def load(server: Server, num_clients: int, jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Send jobs; return the wall time and a sample for each."""
-    command = [sys.executable, str(_HERE / "stream_load.py"), "--port", str(server.port)]
-    command += ["--clients", str(num_clients)]
-    finished = subprocess.run(
-        command, input=json.dumps(jobs), stdout=subprocess.PIPE, text=True, check=True
-    )
-    result: dict[str, Any] = json.loads(finished.stdout)
-    return result
 
 
 def measure_level(
@@ -186,11 +63,6 @@ def measure_level(
             runs[server.name].append(run)
             say(f"{num_clients} clients, round {turn + 1}, {server.name}: {run['wall_s']:.1f} s")
     return {"clients": num_clients, "runs": runs}
-
-
-def say(line: str) -> None:
-    """Tell people how far it is."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _numbers(text: str) -> list[int]:
@@ -238,12 +110,15 @@ def main() -> None:
     threads = args.blas_threads or weights["blas_threads"]
     environment = {} if threads is None else {"OPENBLAS_NUM_THREADS": str(threads)}
     preload = {} if library is None else {"LD_PRELOAD": library}
-    ours = ["pippin.cli", "serve", folder, "--served-model-name", _MODEL_NAME, *args.pippin_args]
+    ours = ["pippin.cli", "serve", folder, "--served-model-name", MODEL_NAME, *args.pippin_args]
     theirs = ["mlx_lm", "server", "--model", folder, *args.mlx_lm_args]
     levels = []
     with (
-        running("pippin", ours, environment) as pippin,
-        running("mlx_lm", theirs, environment | preload) as mlx_lm,
+        tempfile.TemporaryDirectory(prefix="serve-comparison-") as logs,
+        running("pippin", ours, log=Path(logs, "pippin"), environment=environment) as pippin,
+        running(
+            "mlx_lm", theirs, log=Path(logs, "mlx_lm"), environment=environment | preload
+        ) as mlx_lm,
     ):
         pippin.pause()
         mlx_lm.pause()
