@@ -14,6 +14,7 @@ from ..models.loader import LoadedModel
 from ..runner.attention.kernel_attention import KernelAttention
 from ..runner.attention.pair_attention import PairAttention
 from ..runner.attention.row_attention import RowAttention
+from ..runner.attention.table_attention import TableAttention
 from ..runner.head import find_head
 from ..runner.joined_linear import find_linear_groups
 from ..runner.linear import LinearReport
@@ -69,26 +70,39 @@ def plan_for_device(loaded: LoadedModel, *, block_size: int) -> DevicePlan:
     groups = find_linear_groups(model)
     linear = tune_linear_layers(model, dtype, Measurements.of_this_machine(), groups)
     logger.debug("linear layers: %s", linear.describe())
-    on_cpu = device_kind() == "cpu"
     write_problem = find_write_problem(dtype)
+    on_cpu = device_kind() == "cpu"
     if write_problem is not None and not on_cpu:
         logger.warning("the KV store is copied when it is written: %s", write_problem)
+    write = write_store if write_problem is None else None
     paged = PagedModel(
         model,
         _choose_attention(dtype),
         head=find_head(model, loaded.vocab_size),
-        is_compiled=write_problem is None,
+        is_compiled=write is not None,
     )
-    write = write_store if write_problem is None else None
-    problem = find_paging_problem(
-        model,
-        paged,
-        layout,
-        dtype,
-        loaded.vocab_size,
-        block_size=_CPU_PROBE_BLOCK_SIZE if on_cpu else block_size,
-        write_in_place=write,
-    )
+
+    def find_problem() -> str | None:
+        return find_paging_problem(
+            model,
+            paged,
+            layout,
+            dtype,
+            loaded.vocab_size,
+            block_size=_CPU_PROBE_BLOCK_SIZE if on_cpu else block_size,
+            write_in_place=write,
+        )
+
+    problem = find_problem()
+    if problem is not None and layout.is_paged:
+        # Maybe it is one of the ways to be fast that this model cannot go.
+        logger.debug("try again with nothing but paged attention: %s", problem)
+        for group in groups:
+            group.unjoin()
+        write, paged = None, PagedModel(model, TableAttention())
+        problem = find_problem()
+        if problem is None:
+            logger.warning("the model runs without kernels and compiled steps")
     return DevicePlan(
         model=paged,
         layout=layout,

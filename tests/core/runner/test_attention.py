@@ -13,7 +13,8 @@ from pippin.core.backend import mx
 from pippin.core.cache.block_table import BlockTable
 from pippin.core.cache.kv_layout import KVLayout, LayerGroup, LayerKind, LayerSpec
 from pippin.core.cache.kv_store import KVStore, TokenSlots
-from pippin.core.runner.attention.chunk_attention import chunk_attention
+from pippin.core.runner.attention import chunk_attention as chunk_module
+from pippin.core.runner.attention.chunk_attention import chunk_attention, length_bucket
 from pippin.core.runner.attention.pair_attention import PairAttention
 from pippin.core.runner.attention.row_attention import RowAttention
 from pippin.core.runner.attention.table_attention import TableAttention
@@ -240,6 +241,40 @@ def test_a_chunk_attends_to_its_prefix_and_to_itself(
                 )
                 error = np.abs(as_float64(got[0, :, at]) - want).max()
                 assert error < _TOLERANCE[dtype] * max(1.0, np.abs(want).max())
+
+
+@pytest.mark.parametrize("kind", ["cuda", "metal"])
+@pytest.mark.parametrize("window", [None, 7, 150])
+def test_a_chunk_on_a_gpu_has_the_same_attention(
+    kind: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ways, run by MLX's plain operations here; on CUDA, lengths are filled up."""
+    rng = np.random.default_rng(3)
+    for prefix, length in ((0, 1), (0, 64), (0, 65), (13, 20), (150, 40), (500, 129), (3, 600)):
+        shape = (2, prefix + length, 32)
+        queries, keys, values = (
+            mx.array(rng.normal(size=(1, *sizes)).astype(np.float32))
+            for sizes in ((4, length, 32), shape, shape)
+        )
+        options = {"prefix_length": prefix, "window": window, "scale": 0.2}
+        want = chunk_attention(queries, keys, values, **options)  # type: ignore[arg-type]
+        monkeypatch.setattr(chunk_module, "device_kind", lambda: kind)
+
+        got = chunk_attention(queries, keys, values, **options)  # type: ignore[arg-type]
+
+        monkeypatch.undo()
+        assert got.shape == want.shape
+        assert np.allclose(np.array(got), np.array(want), atol=1e-5)
+
+
+def test_lengths_come_in_few_buckets() -> None:
+    buckets = {length_bucket(length) for length in range(1, 40_000)}
+
+    assert len(buckets) < 80
+    for length in range(1, 40_000, 37):
+        bucket = length_bucket(length)
+        assert length <= bucket <= max(length + 63, length * 1.125)
+        assert length_bucket(bucket) == bucket
 
 
 def make_store(*, num_blocks: int, block_size: int = 8, kv_heads: int = 2) -> KVStore:
