@@ -95,3 +95,27 @@ def _cuda_text(shape: KernelShape) -> str:
             "}",
         ]
     )
+
+
+@pytest.mark.skipif(_NVCC is None, reason="no nvcc")
+def test_nvcc_compiles_the_store_write(tmp_path: Path) -> None:
+    assert _NVCC is not None
+    inputs = dict.fromkeys(INPUTS["store_write"], "__nv_bfloat16")
+    inputs |= {"slots": "int32_t", "num_tokens": "int32_t"}
+    sizes = {"KEY_DIM": 128, "VALUE_DIM": 64, "NUM_KV_HEADS": 8, "BLOCK_SIZE": 32, "THREADS": 256}
+    text = [
+        "#include <cstdint>\n#include <cuda_bf16.h>\n#include <cuda_fp16.h>",
+        header(read("prelude_cuda"), 256),
+        "__global__ void kernel(",
+        *(f"const {of}* {name}," for name, of in inputs.items()),
+        "uint32_t* out) { using S = __nv_bfloat16;",
+        *(f"constexpr int {name} = {size};" for name, size in sizes.items()),
+        OPENINGS["cuda"],
+        read("store_write"),
+        "}",
+    ]
+    source = tmp_path / "kernel.cu"
+    source.write_text("\n".join(text), encoding="utf-8")
+    command = [_NVCC, "-arch=sm_90", "-cubin", "-o", str(tmp_path / "out"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
