@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,9 @@ from ..config import EngineConfig
 from ..errors import EngineStoppedError, OverloadedError
 from ..messages import Prompt
 from ..models.progress import NullProgress, Progress
-from ..request import FinishReason, PositionLogprobs, Request, RequestOutput
+from ..request import Request, RequestOutput
 from ..sampling_params import SamplingParams
+from .async_generation import AsyncGeneration
 from .client import ModelCard
 from .engine import Engine, StepResult
 from .model_card import load_engine
@@ -50,70 +51,6 @@ class _Stop:
 
 
 _Command: TypeAlias = _Add | _Abort | _Stop
-
-
-class AsyncGeneration:
-    """A submitted request, seen from the loop. Only ever touched on the loop's thread."""
-
-    def __init__(self, request: Request, abort: Callable[[], None]) -> None:
-        self._request = request
-        self._abort = abort
-        self._arrived: list[RequestOutput] = []
-        self._wake = asyncio.Event()
-        self._num_unfinished = request.num_sequences
-        self._error: Exception | None = None
-        self._prompt_logprobs: Sequence[PositionLogprobs | None] | None = None
-
-    @property
-    def prompt_token_ids(self) -> Sequence[int]:
-        """The prompt as it runs."""
-        return self._request.prompt_token_ids
-
-    @property
-    def prompt_logprobs(self) -> Sequence[PositionLogprobs | None] | None:
-        """One entry per prompt token once the first output is there, if asked for."""
-        return self._prompt_logprobs
-
-    @property
-    def is_done(self) -> bool:
-        """Whether every answer has ended."""
-        return self._num_unfinished <= 0 or self._error is not None
-
-    def deliver(self, outputs: Sequence[RequestOutput]) -> None:
-        """Take what a step had to tell."""
-        self._arrived.extend(outputs)
-        self._num_unfinished -= sum(output.finish_reason is not None for output in outputs)
-        self._wake.set()
-
-    def set_prompt_logprobs(self, logprobs: Sequence[PositionLogprobs | None]) -> None:
-        """Take the prompt's log probabilities."""
-        self._prompt_logprobs = logprobs
-
-    def fail(self, error: Exception) -> None:
-        """End with an error: nothing more will come."""
-        self._error = error
-        self._wake.set()
-
-    def abort(self) -> None:
-        """Give up. Harmless when everything has arrived."""
-        if not self.is_done:
-            self._num_unfinished = 0
-            self._wake.set()
-            self._abort()
-
-    async def __aiter__(self) -> AsyncIterator[Sequence[RequestOutput]]:
-        """Yield whatever has arrived since the last time."""
-        while True:
-            if self._arrived:
-                arrived, self._arrived = self._arrived, []
-                yield arrived
-            elif self._error is not None:
-                raise self._error
-            elif self._num_unfinished <= 0:
-                return
-            else:
-                self._wake.clear()
-                await self._wake.wait()
 
 
 class AsyncEngine:
@@ -374,8 +311,3 @@ class AsyncEngine:
         error.__cause__ = self._failure
         for request_id in list(self._generations):
             self._fail(request_id, error)
-
-
-def is_failure(output: RequestOutput) -> bool:
-    """Whether an output ends its answer with an error."""
-    return output.finish_reason is FinishReason.ERROR

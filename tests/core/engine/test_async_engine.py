@@ -17,7 +17,8 @@ from reference import reference_tokens
 from tiny_models import make_tiny_model, save_tiny_model
 
 from pippin.core.config import CacheConfig, EngineConfig, SchedulerConfig
-from pippin.core.engine.async_engine import AsyncEngine, AsyncGeneration
+from pippin.core.engine.async_engine import AsyncEngine
+from pippin.core.engine.async_generation import AsyncGeneration
 from pippin.core.engine.schedule import Schedule
 from pippin.core.engine.stats import StepStats
 from pippin.core.errors import (
