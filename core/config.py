@@ -61,6 +61,7 @@ class Speculation(enum.StrEnum):
 
     OFF = "off"
     NGRAM = "ngram"
+    DRAFT = "draft"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +73,13 @@ class EngineConfig:
             limit, cut down to what the KV cache can hold.
         speculation: Who guesses tokens ahead.
         draft_tokens: Most tokens that are guessed for one sequence at a time.
+        draft_model: Source of the model that guesses, for `Speculation.DRAFT` and only there.
     """
 
     max_model_len: int | None = None
     speculation: Speculation = Speculation.OFF
     draft_tokens: int = 8
+    draft_model: str | None = None
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
@@ -86,4 +89,10 @@ class EngineConfig:
         if not 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
             raise ConfigError(
                 f"draft-tokens must be from 1 to {MAX_DRAFT_TOKENS}, got {self.draft_tokens}"
+            )
+        if self.speculation is Speculation.DRAFT and self.draft_model is None:
+            raise ConfigError("speculation 'draft' needs a draft-model")
+        if self.speculation is not Speculation.DRAFT and self.draft_model is not None:
+            raise ConfigError(
+                f"draft-model goes with speculation 'draft', not '{self.speculation.value}'"
             )

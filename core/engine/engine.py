@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..backend import mx
 from ..request import FinishReason, PositionLogprobs, RawLogprobs, Request, RequestOutput
@@ -44,12 +44,14 @@ class _UnderWay:
     """A step that is not read back yet.
 
     Attributes:
+        gap_s: See `StepStats`.
         is_speculative: Whether it was started after the one before it had been told.
     """
 
     schedule: Schedule
     in_flight: StepInFlight
     started_at: float
+    gap_s: float
     is_speculative: bool
 
 
@@ -75,6 +77,8 @@ class Engine:
         self._prompt_logprobs: dict[str, list[RawLogprobs]] = {}
         self._under_way: _UnderWay | None = None
         self._completed_at = 0.0
+        # Since when there has been work and no step under way.
+        self._gap_since: float | None = None
         self._num_steps = 0
         self._prefix_counts = (0, 0)
 
@@ -89,6 +93,8 @@ class Engine:
         Raises:
             OverloadedError: The waiting queue is full.
         """
+        if not self.has_work:
+            self._gap_since = None  # nobody asked for anything until now
         sequences = self.scheduler.add(request)
         self._sequences[request.request_id] = sequences
         for sequence in sequences:
@@ -115,17 +121,16 @@ class Engine:
         With speculation on it is the other way round: guesses follow the newest tokens. A fault
         that cannot be blamed on one request fails those that run and leaves a clean engine.
         """
-        started_at = time.monotonic()
         result = StepResult()
         try:
             ready, self._under_way = self._under_way, None
             speculates = self._speculates()
             if ready is not None and (speculates or ready.schedule.has_drafts):
-                result = self._complete(ready, started_at)
+                result = self._complete(ready)
                 ready = None
             self._start(speculates=speculates)
             if ready is not None:
-                result = self._complete(ready, started_at)
+                result = self._complete(ready)
         # Whatever breaks here, the thread must go on serving.
         except Exception as error:
             logger.exception("engine step failed running=%d", self.scheduler.num_running)
@@ -144,9 +149,10 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Numbers as of now."""
-        cache = self.scheduler.cache
+        cache, speculator = self.scheduler.cache, self._speculator
+        num_running = self.scheduler.num_running
         return EngineStats(
-            num_running=self.scheduler.num_running,
+            num_running=num_running,
             num_waiting=self.scheduler.num_waiting,
             num_blocks=cache.num_blocks,
             num_free_blocks=cache.num_free,
@@ -155,6 +161,8 @@ class Engine:
             kv_cache_bytes=self._runner.cache_bytes,
             active_memory_bytes=mx.get_active_memory(),
             num_steps=self._num_steps,
+            num_traces=self._runner.num_traces,
+            speculation=None if speculator is None else speculator.status(num_running),
         )
 
     def _speculates(self) -> bool:
@@ -163,18 +171,25 @@ class Engine:
         return self._speculator.is_on(self.scheduler.num_running)
 
     def _start(self, *, speculates: bool) -> None:
-        drafts: dict[tuple[str, int], list[int]] = {}
+        drafts: dict[tuple[str, int], Seq[int]] = {}
         if speculates and self._speculator is not None:
-            drafts = self._speculator.propose(self.scheduler.running, self.scheduler.num_draftable)
+            drafts = self._speculator.propose(self.scheduler)
         schedule = self.scheduler.schedule(drafts)
+        if self._speculator is not None:
+            for sequence in schedule.preempted:
+                self._speculator.forget(sequence.key)  # a draft model's blocks are gone, too
         if not schedule.is_empty:
             started_at = time.monotonic()
+            gap_s = 0.0 if self._gap_since is None else started_at - self._gap_since
+            self._gap_since = None
             step = self._runner.execute(schedule)
-            self._under_way = _UnderWay(schedule, step, started_at, speculates)
+            self._under_way = _UnderWay(schedule, step, started_at, gap_s, speculates)
 
-    def _complete(self, step: _UnderWay, started_at: float) -> StepResult:
+    def _complete(self, step: _UnderWay) -> StepResult:
         schedule, drawn = step.schedule, step.in_flight.read()
         now = time.monotonic()
+        if self._under_way is None:
+            self._gap_since = now
         # What it took the device, as the one before it was told when this one was waiting there.
         seconds = now - max(self._completed_at, step.started_at)
         self._completed_at = now
@@ -197,7 +212,11 @@ class Engine:
             result.outputs.append(self._process(sequence, drawn.logprobs.get(sequence.key)))
         for sequence in failed:
             result.outputs.append(_error_output(sequence, "the model's logits were not numbers"))
-        result.stats = self._step_stats(schedule, started_at, [*changed, *failed], num_tokens)
+        result.stats = replace(
+            self._step_stats(schedule, [*changed, *failed], num_tokens),
+            duration_s=seconds,
+            gap_s=step.gap_s,
+        )
         for sequence in [*changed, *failed]:
             if sequence.is_finished:
                 self._forget(sequence)
@@ -209,7 +228,7 @@ class Engine:
         self._costs.observe(num_rows, schedule.num_prefill_tokens, seconds)
         if self._speculator is not None:
             self._speculator.observe(
-                schedule, num_tokens, seconds, is_speculative=step.is_speculative
+                schedule, num_tokens, step.gap_s + seconds, is_speculative=step.is_speculative
             )
 
     def _process(self, sequence: Sequence, raw: list[RawLogprobs] | None) -> RequestOutput:
@@ -264,13 +283,13 @@ class Engine:
         self._under_way = None
         self.scheduler.cache.clear_index()
         self._runner.reset()
+        if self._speculator is not None:
+            self._speculator.reset()
         finished = tuple(_finished_stats(sequence) for sequence in sequences)
         result.stats = StepStats(finished=finished)
         return result
 
-    def _step_stats(
-        self, schedule: Schedule, started_at: float, changed: Seq[Sequence], num_tokens: int
-    ) -> StepStats:
+    def _step_stats(self, schedule: Schedule, changed: Seq[Sequence], num_tokens: int) -> StepStats:
         now = time.monotonic()
         ttft, gaps = [], []
         for sequence in changed:
@@ -285,7 +304,6 @@ class Engine:
         old_queries, old_hits = self._prefix_counts
         self._prefix_counts = (queries, hits)
         return StepStats(
-            duration_s=now - started_at,
             num_prefill_tokens=schedule.num_prefill_tokens,
             num_decode_tokens=num_tokens,
             num_preempted=len(schedule.preempted),

@@ -21,6 +21,8 @@ from ..runner.sequential_runner import SequentialRunner
 from ..speculation.ngram import NgramProposer
 from ..text.tokenizer import Tokenizer
 from .device_plan import DevicePlan, plan_for_device
+from .draft_plan import DraftPlan
+from .draft_source import DraftSource, HostSource
 from .engine import Engine
 from .scheduler import Scheduler
 from .speculator import Speculator
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 _GPU_SHARE = 0.85
 # A CPU serves small models to few people; more would only be page-faulted in for nothing.
 _CPU_SHARE = 0.25
-_CPU_MOST_BYTES = 2 * 1024**3
+_CPU_MOST_BYTES = 1024**3
 _DEFAULT_MAX_MODEL_LEN = 32768
 
 
@@ -44,6 +46,7 @@ class BuiltEngine:
     Attributes:
         paging_problem: Why the model runs on mlx-lm's own caches; ``None`` if it is paged.
         attention: ``kernel`` or ``plain`` with the reason: how rows attend.
+        linear: How linear layers multiply, see `LinearReport.describe`.
     """
 
     engine: Engine
@@ -53,19 +56,31 @@ class BuiltEngine:
     layout: KVLayout
     paging_problem: str | None
     attention: str
+    linear: str
 
 
-def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
+def build_engine(
+    loaded: LoadedModel, config: EngineConfig, *, draft: LoadedModel | None = None
+) -> BuiltEngine:
     """Make an engine. To be called on the thread that will run it.
 
+    Args:
+        draft: The model that guesses, for `Speculation.DRAFT`.
+
     Raises:
-        ConfigError: The KV cache cannot hold even one short sequence.
+        ConfigError: The KV cache cannot hold even one short sequence, or the draft model does not
+            go with the model.
     """
     tokenizer = Tokenizer(loaded.tokenizer, loaded.eos_token_ids)
     eos_token_ids = sorted(tokenizer.eos_token_ids)
     sampler = Sampler(eos_token_ids)
     plan = plan_for_device(loaded, block_size=config.cache.block_size)
     layout, dtype, problem = plan.layout, plan.dtype, plan.paging_problem
+    assert (draft is not None) == (config.speculation is Speculation.DRAFT)
+    draft_plan = None
+    if draft is not None:
+        draft_plan = DraftPlan(draft, loaded, plan, block_size=config.cache.block_size)
+    draft_source: DraftSource = HostSource("ngram", NgramProposer)
     max_model_len = config.max_model_len or loaded.max_model_len or _DEFAULT_MAX_MODEL_LEN
     scheduler_config, capacity, costs = config.scheduler, None, StepCosts()
     runner: ModelRunner
@@ -78,7 +93,8 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
         manager = KVCacheManager((), (), block_size=config.cache.block_size)
         runner = SequentialRunner(loaded.model, sampler)
     else:
-        counts = _count_blocks(plan, config, max_model_len)
+        shared = layout if draft_plan is None else draft_plan.shared_layout
+        counts = _count_blocks(plan, shared, config, max_model_len)
         manager = KVCacheManager(
             layout.groups,
             counts,
@@ -101,6 +117,10 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
                 prefill_chunk=scheduler_config.prefill_chunk,
                 row_bucket=plan.row_bucket,
             )
+        if draft_plan is not None:
+            draft_source = draft_plan.make_runner(
+                counts[0], eos_token_ids, max_num_seqs=scheduler_config.max_num_seqs
+            )
         capacity = max(counts) * config.cache.block_size
         max_model_len = _fit_model_len(config, max_model_len, manager)
     scheduler = Scheduler(
@@ -110,7 +130,9 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
         eos_token_ids=eos_token_ids,
         chunk_limit=costs.chunk_limit,
     )
-    speculator = None if problem is not None else _make_speculator(config)
+    speculator = None
+    if config.speculation is not Speculation.OFF and problem is None:
+        speculator = Speculator(draft_source, max_tokens=config.draft_tokens)
     return BuiltEngine(
         engine=Engine(scheduler, runner, tokenizer, costs=costs, speculator=speculator),
         tokenizer=tokenizer,
@@ -119,13 +141,8 @@ def build_engine(loaded: LoadedModel, config: EngineConfig) -> BuiltEngine:
         layout=layout,
         paging_problem=problem,
         attention=plan.describe_attention(),
+        linear=plan.linear.describe(),
     )
-
-
-def _make_speculator(config: EngineConfig) -> Speculator | None:
-    if config.speculation is Speculation.OFF:
-        return None
-    return Speculator(NgramProposer, max_tokens=config.draft_tokens)
 
 
 def _fit_model_len(config: EngineConfig, wanted: int, manager: KVCacheManager) -> int:
@@ -140,8 +157,10 @@ def _fit_model_len(config: EngineConfig, wanted: int, manager: KVCacheManager) -
     return held
 
 
-def _count_blocks(plan: DevicePlan, config: EngineConfig, max_model_len: int) -> list[int]:
-    layout = plan.layout
+def _count_blocks(
+    plan: DevicePlan, layout: KVLayout, config: EngineConfig, max_model_len: int
+) -> list[int]:
+    """Blocks of each layer group of `layout`: the plan's and whatever else has its memory."""
     size = config.cache.block_size
     scheduler = config.scheduler
     budget = config.cache.max_bytes

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from ..backend import blas_name, device_kind
-from ..config import EngineConfig
+from ..config import EngineConfig, Speculation
 from ..models.loader import LoadedModel, load_model
 from ..models.progress import Progress
 from .client import ModelCard
@@ -33,18 +33,21 @@ def load_engine(
         PippinError: Any of that failed.
     """
     loaded = load_model(source, progress=progress)
+    draft = load_model(config.draft_model, progress=progress) if config.draft_model else None
     progress.start("warm-up", "checking the paged cache")
-    built = build_engine(loaded, config)
+    built = build_engine(loaded, config, draft=draft)
     if built.paging_problem is not None:
         progress.note(f"one request at a time: {built.paging_problem}")
     progress.finish()
     prompts = PromptBuilder(
         built.tokenizer, max_model_len=built.max_model_len, vocab_size=loaded.vocab_size
     )
-    return ServedModel(built.engine, _card(loaded, built, served_model_name), prompts)
+    return ServedModel(built.engine, _card(loaded, built, config, served_model_name), prompts)
 
 
-def _card(loaded: LoadedModel, built: BuiltEngine, served_model_name: str | None) -> ModelCard:
+def _card(
+    loaded: LoadedModel, built: BuiltEngine, config: EngineConfig, served_model_name: str | None
+) -> ModelCard:
     model_id = served_model_name or loaded.model_id
     paged = built.paging_problem is None
     return ModelCard(
@@ -65,6 +68,9 @@ def _card(loaded: LoadedModel, built: BuiltEngine, served_model_name: str | None
             "layers": built.layout.describe(),
             "attention": "paged" if paged else "sequential",
             "attention_kernel": built.attention if paged else None,
+            "linear_layers": built.linear.splitlines(),
+            "speculation": config.speculation.value if paged else Speculation.OFF.value,
+            "draft_tokens": config.draft_tokens,
             "paging_problem": built.paging_problem,
             "kv_capacity_tokens": built.kv_capacity_tokens,
         },

@@ -169,6 +169,11 @@ class Scheduler:
         # A sliding window has blocks for a chunk and no more.
         return max(0, min(room, self.config.prefill_chunk - 1))
 
+    def reserve(self, sequence: Sequence, num_drafts: int) -> bool:
+        """Hold slots for a sequence's next token and for guesses, if nobody has to give way."""
+        start = sequence.num_computed_tokens
+        return self.cache.try_grow(sequence.cache, start=start, stop=start + 1 + num_drafts)
+
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence and free what it holds. Harmless when it has ended already."""
         if sequence.is_finished:

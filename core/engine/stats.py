@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..request import FinishReason
+from ..speculation.stats import DraftCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,14 @@ class FinishedStats:
 class StepStats:
     """What one step did.
 
+    Host and device work side by side, and the host sees when steps end. ``duration_s`` and
+    ``gap_s`` of all steps are together the time in which there was work.
+
     Attributes:
+        duration_s: From the end of the step before, or from when the host began to build this one
+            if that was later, to its own end. 0 if no step ran.
+        gap_s: Before it, how long no step was under way although there was work: the host told
+            the step before, drafted and planned.
         num_prefill_tokens: Prompt tokens computed (not those found in the prefix index).
         num_decode_tokens: Tokens drawn.
         ttft_s: Arrival to first token, for each answer that got its first token in this step.
@@ -43,6 +51,7 @@ class StepStats:
     """
 
     duration_s: float = 0.0
+    gap_s: float = 0.0
     num_prefill_tokens: int = 0
     num_decode_tokens: int = 0
     num_preempted: int = 0
@@ -55,12 +64,31 @@ class StepStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculationStatus:
+    """How speculation fares.
+
+    Attributes:
+        counts: What drafts that were verified gave, since the start.
+        gain: Estimated speed with speculation, by the speed without, for as many sequences as run
+            now; ``None`` while unknown.
+        is_on: Whether the next step verifies drafts, if there are any.
+    """
+
+    proposer: str
+    counts: DraftCounts
+    gain: float | None
+    is_on: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
     """A snapshot of the engine between two steps.
 
     Attributes:
         num_blocks: Blocks of the KV cache; each is free, evictable (reusable) or in use.
         kv_cache_bytes: Memory of the KV store.
+        num_traces: Graphs of steps compiled so far.
+        speculation: ``None`` if the engine has none.
     """
 
     num_running: int = 0
@@ -72,6 +100,8 @@ class EngineStats:
     kv_cache_bytes: int = 0
     active_memory_bytes: int = 0
     num_steps: int = 0
+    num_traces: int = 0
+    speculation: SpeculationStatus | None = None
     details: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -36,6 +36,11 @@ class ModelRunner(ABC):
     def cache_bytes(self) -> int:
         """Memory that keys and values take."""
 
+    @property
+    def num_traces(self) -> int:
+        """Graphs of steps compiled so far."""
+        return 0
+
     @abstractmethod
     def execute(self, schedule: Schedule) -> StepInFlight:
         """Build a step, start it on the device and return without waiting."""

@@ -65,6 +65,11 @@ class PagedRunner(ModelRunner):
         """Memory of the KV store."""
         return self._store.nbytes
 
+    @property
+    def num_traces(self) -> int:
+        """See `ModelRunner.num_traces`."""
+        return self._model.num_traces
+
     def execute(self, schedule: Schedule) -> StepInFlight:
         """See `ModelRunner.execute`."""
         # A prompt of one token that is only asked about has nothing to run.

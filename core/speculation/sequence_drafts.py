@@ -1,25 +1,16 @@
 """One sequence's drafts and how they fare, whether they are run or not.
 
 A draft never changes what is drawn, so what it would have brought can be read off the answer
-afterwards. The engine asks for drafts while speculation is off, too: they cost microseconds, and
-tell exactly how many tokens a speculative step would have given.
+afterwards. Where drafts are free the engine asks for them while speculation is off, too: they tell
+exactly how many tokens a speculative step would have given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from .draft_length import DraftLength
 from .stats import DraftCounts
-
-
-class Proposer(Protocol):
-    """Guesses what comes next in one sequence."""
-
-    def propose(self, token_ids: Sequence[int], max_tokens: int) -> list[int]:
-        """At most ``max_tokens`` tokens to follow ``token_ids``, which grows from call to call."""
-        ...
 
 
 def count_accepted(draft: Sequence[int], drawn: Sequence[int]) -> int:
@@ -33,36 +24,39 @@ def count_accepted(draft: Sequence[int], drawn: Sequence[int]) -> int:
 class SequenceDrafts:
     """Drafts of one sequence, each judged before the next.
 
-    After every step: `settle`, and if nothing is open, `propose`.
+    After every step: `settle`, and if nothing is open, `open`.
 
     Args:
         max_tokens: Longest draft.
     """
 
-    def __init__(self, proposer: Proposer, max_tokens: int) -> None:
-        self._proposer = proposer
+    def __init__(self, max_tokens: int) -> None:
         self._length = DraftLength(max_tokens)
         # Where the open draft begins, what was guessed, and how much of it gets rows: all or none.
-        self._open: tuple[int, list[int], int] | None = None
+        self._open: tuple[int, Sequence[int], int] | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether a draft waits for tokens to be compared with."""
         return self._open is not None
 
-    def propose(self, token_ids: Sequence[int], max_tokens: int) -> list[int]:
-        """The next draft; one that is still open is dropped.
+    @property
+    def num_wanted(self) -> int:
+        """How many tokens to guess; at least 1."""
+        return max(1, self._length.tokens)
+
+    def open(self, num_known: int, guess: Sequence[int]) -> Sequence[int]:
+        """Take the next draft; one that is still open is dropped.
 
         Args:
-            max_tokens: How many more tokens the sequence has room for.
+            num_known: Tokens that the guess follows.
+            guess: At most `num_wanted` tokens.
 
         Returns:
             Tokens to verify; none if there is no guess or the last ones were wrong.
         """
-        length = self._length.tokens
-        guess = self._proposer.propose(token_ids, min(max(1, length), max_tokens))
-        draft = guess if length else []
-        self._open = (len(token_ids), guess, len(draft))
+        draft = guess if self._length.tokens else ()
+        self._open = (num_known, guess, len(draft))
         return draft
 
     def settle(self, token_ids: Sequence[int]) -> DraftCounts | None:

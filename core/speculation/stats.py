@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -34,19 +33,3 @@ class DraftCounts:
             num_accepted=self.num_accepted + other.num_accepted,
             num_emitted=self.num_emitted + other.num_emitted,
         )
-
-
-class SpeculationStats:
-    """Counts since the start, by proposer."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, DraftCounts] = {}
-
-    @property
-    def by_proposer(self) -> Mapping[str, DraftCounts]:
-        """The counts of every proposer that has run."""
-        return self._counts
-
-    def add(self, proposer: str, counts: DraftCounts) -> None:
-        """Count verified drafts; what was guessed but not run does not belong here."""
-        self._counts[proposer] = self._counts.get(proposer, DraftCounts()) + counts

@@ -74,6 +74,12 @@ def test_answers_are_those_of_mlx_lm(family: TinyFamily, mode: Mode, session_tal
     _check(family, mode, session_tally, count=20, longest=200, num_tokens=24)
 
 
+@pytest.mark.parametrize("name", ["llama-tied", "gemma3", "gpt-oss", "qwen3-moe"])
+def test_answers_with_a_draft_model_are_those_of_mlx_lm(name: str, session_tally: Tally) -> None:
+    family = next(family for family in PAGED if family.name == name)
+    _check(family, Mode.DRAFTED, session_tally, count=20, longest=200, num_tokens=24)
+
+
 @pytest.mark.parametrize("family", FALLBACK, ids=lambda family: family.name)
 def test_answers_without_pages_are_those_of_mlx_lm(
     family: TinyFamily, session_tally: Tally

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pippin.core.config import CacheConfig, EngineConfig, SchedulerConfig
+from pippin.core.config import CacheConfig, EngineConfig, SchedulerConfig, Speculation
 from pippin.core.engine.engine import Engine
 from pippin.core.engine.factory import BuiltEngine, build_engine
+from pippin.core.engine.speculator import Speculator
 from pippin.core.models.loader import LoadedModel
 from pippin.core.request import FinishReason, PositionLogprobs, Request, RequestOutput
 from pippin.core.sampling_params import SamplingParams
@@ -60,7 +61,7 @@ def make_request(
     )
 
 
-def build(
+def build(  # noqa: PLR0913 -- one for each setting that some test turns
     loaded: LoadedModel,
     *,
     block_size: int = 16,
@@ -70,11 +71,19 @@ def build(
     mixed_prefill_chunk: int | None = None,
     max_queue: int = 1024,
     max_model_len: int | None = None,
+    draft: LoadedModel | None = None,
 ) -> BuiltEngine:
-    """An engine whose KV cache holds about ``num_tokens`` tokens in all its layers."""
-    max_bytes = None if num_tokens is None else num_tokens * bytes_per_token(loaded)
+    """An engine whose KV cache holds about ``num_tokens`` tokens in all its layers.
+
+    With a draft model it verifies drafts whatever they cost.
+    """
+    models = (loaded,) if draft is None else (loaded, draft)
+    per_token = sum(map(bytes_per_token, models))
+    max_bytes = None if num_tokens is None else num_tokens * per_token
     config = EngineConfig(
         max_model_len=max_model_len,
+        speculation=Speculation.OFF if draft is None else Speculation.DRAFT,
+        draft_model=None if draft is None else draft.model_id,
         cache=CacheConfig(block_size=block_size, max_bytes=max_bytes),
         scheduler=SchedulerConfig(
             max_num_seqs=max_num_seqs,
@@ -83,7 +92,20 @@ def build(
             max_queue=max_queue,
         ),
     )
-    return build_engine(loaded, config)
+    built = build_engine(loaded, config, draft=draft)
+    if draft is not None:
+        speculator = built.engine._speculator
+        assert speculator is not None
+        built.engine._speculator = AlwaysOn(speculator._source, max_tokens=7)
+    return built
+
+
+class AlwaysOn(Speculator):
+    """Whatever it costs."""
+
+    def is_on(self, num_sequences: int) -> bool:
+        """Whether anybody runs."""
+        return num_sequences > 0
 
 
 def bytes_per_token(loaded: LoadedModel) -> int:

@@ -6,11 +6,14 @@ import enum
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from engine_driver import Answer, EngineDriver, build, greedy, make_request
+from engine_driver import AlwaysOn, Answer, EngineDriver, build, greedy, make_request
+from tiny_models import make_tiny_model
 
+from pippin.core.backend import mx
+from pippin.core.engine.draft_source import HostSource
 from pippin.core.engine.factory import BuiltEngine
-from pippin.core.engine.speculator import Speculator
-from pippin.core.models.loader import LoadedModel
+from pippin.core.models.loader import LoadedModel, load_folder
+from pippin.core.models.progress import NullProgress
 
 Prompt = Sequence[int]
 _MAX_NUM_SEQS = 16
@@ -26,6 +29,7 @@ class Mode(enum.Enum):
     PREEMPTED = "preempted"
     WARM = "warm prefix cache"
     SPECULATED = "drafts, right and wrong"
+    DRAFTED = "drafts of a similar model, preempted"
     CHUNKS_16 = "prefill chunks of 16"
     CHUNKS_64 = "prefill chunks of 64"
     CHUNKS_2048 = "prefill chunks of 2048"
@@ -43,6 +47,8 @@ def answer_in_mode(
             return _alone(loaded, prompts, num_tokens, block_size)
         case Mode.PREEMPTED:
             return _preempted(loaded, prompts, num_tokens, block_size)
+        case Mode.DRAFTED:
+            return _preempted(loaded, prompts, num_tokens, block_size, draft=similar(loaded))
         case Mode.WARM:
             return _warm(loaded, prompts, num_tokens, block_size)
         case Mode.SPECULATED:
@@ -154,12 +160,6 @@ class _Prophet:
         return []
 
 
-class _AlwaysOn(Speculator):
-    def is_on(self, num_sequences: int) -> bool:
-        """Whatever it costs."""
-        return num_sequences > 0
-
-
 def _speculated(
     loaded: LoadedModel, prompts: Sequence[Prompt], num_tokens: int, block_size: int
 ) -> list[list[int]]:
@@ -168,7 +168,7 @@ def _speculated(
     built = _roomy(loaded, prompts, num_tokens, block_size)
     texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     rng = np.random.default_rng(0)
-    speculator = _AlwaysOn(lambda: _Prophet(texts, rng), max_tokens=5)
+    speculator = AlwaysOn(HostSource("prophet", lambda: _Prophet(texts, rng)), max_tokens=5)
     driver = EngineDriver(built.engine)
     if built.paging_problem is None:
         driver.engine._speculator = speculator
@@ -180,8 +180,29 @@ def _speculated(
     return _ids(speculated)
 
 
+def similar(loaded: LoadedModel) -> LoadedModel:
+    """A model that mostly agrees. It is built anew: engines adapt models to themselves."""
+    name = loaded.model_id.removeprefix("tiny/")
+    if name == loaded.model_id:
+        fresh = load_folder(loaded.path, model_id=name, progress=NullProgress())
+    else:
+        fresh = make_tiny_model(name)
+    rng = np.random.default_rng(0)
+    for module in fresh.model.modules():
+        for name, weight in module.items():
+            if isinstance(weight, mx.array) and mx.issubdtype(weight.dtype, mx.floating):
+                noise = rng.normal(1, 0.02, weight.shape).astype(np.float32)
+                module[name] = weight * mx.array(noise)
+    return fresh
+
+
 def _preempted(
-    loaded: LoadedModel, prompts: Sequence[Prompt], num_tokens: int, block_size: int
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    num_tokens: int,
+    block_size: int,
+    *,
+    draft: LoadedModel | None = None,
 ) -> list[list[int]]:
     longest = max(len(prompt) for prompt in prompts) + num_tokens + 1
     built = build(
@@ -190,11 +211,16 @@ def _preempted(
         num_tokens=max(longest, 8 * num_tokens) + 2 * block_size,
         max_num_seqs=_MAX_NUM_SEQS,
         prefill_chunk=min(_TIGHT_CHUNK, longest // 2),
+        draft=draft,
     )
     driver = EngineDriver(built.engine)
     answers = _run(driver, prompts, num_tokens, "p")
     if built.paging_problem is None:
         assert driver.num_preempted > 0, "the cache was large enough for everybody"
+    if draft is not None:
+        assert driver.engine._speculator is not None
+        counts = driver.engine._speculator.counts
+        assert 0 < counts.num_accepted < counts.num_drafted
     return _ids(answers)
 
 

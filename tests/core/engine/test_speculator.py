@@ -6,19 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from engine_driver import EngineDriver, build, greedy, make_request
+from engine_driver import AlwaysOn, EngineDriver, build, greedy, make_request
 from tiny_models import make_tiny_model
 
+from pippin.core.engine.draft_source import HostSource
 from pippin.core.engine.speculator import Speculator
 from pippin.core.request import FinishReason
 from pippin.core.sampling_params import SamplingParams
-
-
-class AlwaysOn(Speculator):
-    """Whatever it costs."""
-
-    def is_on(self, num_sequences: int) -> bool:
-        return num_sequences > 0
+from pippin.core.speculation.governor import DecodeStep
 
 
 class KnowsTheAnswer:
@@ -38,7 +33,9 @@ def run(params: SamplingParams, text: Sequence[int] | None = None) -> tuple[Engi
     """The answer without drafts, or with drafts out of ``text``."""
     driver = EngineDriver(build(make_tiny_model("qwen3")).engine)
     if text is not None:
-        driver.engine._speculator = AlwaysOn(lambda: KnowsTheAnswer(text), max_tokens=7)
+        driver.engine._speculator = AlwaysOn(
+            HostSource("known", lambda: KnowsTheAnswer(text)), max_tokens=7
+        )
     driver.run([make_request("a", PROMPT, params)])
     return driver, driver.answers["a", 0]
 
@@ -116,3 +113,49 @@ def test_who_must_not_speculate_gets_no_drafts(params: SamplingParams) -> None:
 
     assert got.token_ids == want.token_ids
     assert driver.engine._speculator.counts.num_drafted == 0  # type: ignore[union-attr]
+
+
+class Recorder:
+    """A governor that only writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[DecodeStep] = []
+
+    def observe(self, step: DecodeStep) -> None:
+        self.steps.append(step)
+
+
+class Dear(HostSource):
+    """Guesses that cost something, after a step of reading."""
+
+    is_free = False
+    num_calls = 0
+
+    def propose(self, wanted: Any) -> list[list[int]]:
+        self.num_calls += 1
+        self.is_behind = bool(wanted) and not self._proposers
+        return super().propose(wanted)
+
+
+def test_the_governor_hears_of_no_step_in_which_the_drafter_was_reading() -> None:
+    _, want = run(greedy(20))
+    driver = EngineDriver(build(make_tiny_model("qwen3")).engine)
+    source = Dear("dear", lambda: KnowsTheAnswer([*PROMPT, *want.token_ids]))
+    speculator = driver.engine._speculator = AlwaysOn(source, max_tokens=7)
+    speculator._governor = heard = Recorder()  # type: ignore[assignment]
+
+    driver.run([make_request("a", PROMPT, greedy(20))])
+
+    # The prompt's step draws one token. The next brings three, while the drafter reads.
+    assert speculator.counts.num_emitted == 19
+    assert sum(step.num_tokens for step in heard.steps) == 16
+
+
+def test_guesses_that_cost_something_are_not_made_while_speculation_is_off() -> None:
+    driver = EngineDriver(build(make_tiny_model("qwen3")).engine)
+    source = Dear("dear", lambda: KnowsTheAnswer(()))
+    driver.engine._speculator = Speculator(source, max_tokens=7)
+
+    driver.run([make_request("a", PROMPT, greedy(20))])
+
+    assert source.num_calls == 0

@@ -1,17 +1,13 @@
-"""Counts add up by proposer."""
+"""Counts add up."""
 
-from pippin.core.speculation.stats import DraftCounts, SpeculationStats
+from pippin.core.speculation.stats import DraftCounts
 
 
-def test_counts_add_up_by_proposer() -> None:
-    stats = SpeculationStats()
-    stats.add("ngram", DraftCounts(num_steps=1, num_drafted=4, num_accepted=1, num_emitted=2))
-    stats.add("ngram", DraftCounts(num_steps=1, num_drafted=4, num_accepted=3, num_emitted=4))
-    stats.add("mtp", DraftCounts(num_steps=1, num_emitted=1))
-    assert stats.by_proposer == {
-        "ngram": DraftCounts(num_steps=2, num_drafted=8, num_accepted=4, num_emitted=6),
-        "mtp": DraftCounts(num_steps=1, num_emitted=1),
-    }
+def test_counts_add_up() -> None:
+    one = DraftCounts(num_steps=1, num_drafted=4, num_accepted=1, num_emitted=2)
+    other = DraftCounts(num_steps=1, num_drafted=4, num_accepted=3, num_emitted=4)
+
+    assert one + other == DraftCounts(num_steps=2, num_drafted=8, num_accepted=4, num_emitted=6)
 
 
 def test_the_acceptance_rate_is_of_drafted_tokens() -> None:
