@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from pippin.core.config import MAX_DRAFT_TOKENS, Speculation
+
 from .byte_size import parse_bytes
 
 
@@ -125,6 +127,36 @@ MaxQueueOption = Annotated[
         min=1,
         help="Most requests that may wait; further ones are refused. Default: 1024.",
         envvar="PIPPIN_MAX_QUEUE",
+    ),
+]
+SpeculationOption = Annotated[
+    Speculation | None,
+    typer.Option(
+        "--speculation",
+        help="Who guesses tokens ahead, for one step to check several: nobody, the text itself "
+        "(ngram), or a draft model. Used only while it pays. Default: off, or draft with "
+        "--draft-model.",
+        envvar="PIPPIN_SPECULATION",
+    ),
+]
+DraftTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--draft-tokens",
+        min=1,
+        max=MAX_DRAFT_TOKENS,
+        help="Most tokens guessed for one answer at a time. Default: 8.",
+        envvar="PIPPIN_DRAFT_TOKENS",
+    ),
+]
+DraftModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-model",
+        metavar="MODEL",
+        help="A small model with the same tokens that guesses ahead: a folder, a .gguf file, or a "
+        "hub id. Default: none.",
+        envvar="PIPPIN_DRAFT_MODEL",
     ),
 ]
 LogLevelOption = Annotated[

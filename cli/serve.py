@@ -19,6 +19,9 @@ def serve(  # noqa: PLR0913 - typer makes one parameter of every option
     block_size: options.BlockSizeOption = None,
     prefill_chunk: options.PrefillChunkOption = None,
     max_queue: options.MaxQueueOption = None,
+    speculation: options.SpeculationOption = None,
+    draft_tokens: options.DraftTokensOption = None,
+    draft_model: options.DraftModelOption = None,
     log_level: options.LogLevelOption = None,
     api_key: options.ApiKeyOption = None,
 ) -> None:
@@ -34,6 +37,9 @@ def serve(  # noqa: PLR0913 - typer makes one parameter of every option
         "block_size": block_size,
         "prefill_chunk": prefill_chunk,
         "max_queue": max_queue,
+        "speculation": None if speculation is None else speculation.value,
+        "draft_tokens": draft_tokens,
+        "draft_model": draft_model,
         "log_level": None if log_level is None else log_level.value,
         "api_key": api_key,
     }

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,8 @@ def run_serve(settings: ServeSettings) -> None:
     """
     # What can be checked is, before minutes may go into a model.
     engine_config, server_config = settings.engine_config(), settings.server_config()
-    resolve_source(settings.model)
+    for source in filter(None, (settings.model, engine_config.draft_model)):
+        resolve_source(source)
     check_port_is_free(server_config)
     console = make_talk_console()
     set_up_logging(console, settings.log_level)
@@ -132,7 +133,9 @@ def startup_panel(card: ModelCard, stats: EngineStats, url: str) -> Panel:
             else "mlx-lm's own, one request at a time"
         ),
         "device": _and(details.get("device"), details.get("blas")),
+        "attention": _attention(details.get("attention_kernel")),
         "weights": _and(details.get("quantization") or details.get("dtype")),
+        "speculation": _speculation(details),
     }
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
@@ -140,6 +143,17 @@ def startup_panel(card: ModelCard, stats: EngineStats, url: str) -> Panel:
             # As plain text: a model's name may hold brackets.
             table.add_row(name, Text(value))
     return Panel(table, title="pippin", expand=False)
+
+
+def _attention(kernel: object) -> str | None:
+    # A CPU has no kernel to miss.
+    return None if kernel in (None, "plain") else str(kernel)
+
+
+def _speculation(details: Mapping[str, object]) -> str | None:
+    if details.get("speculation", "off") == "off":
+        return None
+    return f"{details['speculation']}, up to {details['draft_tokens']} tokens"
 
 
 def _and(*facts: object) -> str:

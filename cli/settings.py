@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pippin.core.config import CacheConfig, EngineConfig, SchedulerConfig
+from pippin.core.config import CacheConfig, EngineConfig, SchedulerConfig, Speculation
 from pippin.core.errors import ConfigError
 from pippin.server.config import ServerConfig
 
@@ -20,7 +20,10 @@ from .byte_size import parse_bytes
 
 _TABLE = "serve"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-_SERVER, _CACHE, _SCHEDULER = ServerConfig(), CacheConfig(), SchedulerConfig()
+_CHOICES = {"log_level": LOG_LEVELS, "speculation": tuple(Speculation)}
+_TEXTS = ("model", "host", "served_model_name", "draft_model", *_CHOICES)
+_SERVER, _ENGINE = ServerConfig(), EngineConfig()
+_CACHE, _SCHEDULER = _ENGINE.cache, _ENGINE.scheduler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,7 @@ class ServeSettings:
         served_model_name: ``None`` keeps the model's own.
         max_model_len: In tokens; ``None`` takes what model and memory allow.
         kv_cache_memory: In bytes; ``None`` sizes it from the device's memory.
+        speculation: ``None`` is ``draft`` if there is a draft model, else ``off``.
     """
 
     model: str = "demo"
@@ -43,13 +47,22 @@ class ServeSettings:
     block_size: int = _CACHE.block_size
     prefill_chunk: int = _SCHEDULER.prefill_chunk
     max_queue: int = _SCHEDULER.max_queue
+    speculation: str | None = None
+    draft_tokens: int = _ENGINE.draft_tokens
+    draft_model: str | None = None
     log_level: str = "info"
     api_key: tuple[str, ...] = _SERVER.api_keys
 
     def engine_config(self) -> EngineConfig:
-        """Raises ConfigError if a value is out of range."""
+        """Raises ConfigError if a value is out of range, or two do not go together."""
+        default = Speculation.OFF if self.draft_model is None else Speculation.DRAFT
+        speculation = default if self.speculation is None else Speculation(self.speculation)
+        is_off = speculation is Speculation.OFF  # for a while, with a draft model in the file
         return EngineConfig(
             max_model_len=self.max_model_len,
+            speculation=speculation,
+            draft_tokens=self.draft_tokens,
+            draft_model=None if is_off else self.draft_model,
             cache=CacheConfig(block_size=self.block_size, max_bytes=self.kv_cache_memory),
             scheduler=SchedulerConfig(
                 max_num_seqs=self.max_num_seqs,
@@ -123,11 +136,11 @@ def _checked(name: str, key: str, value: Any, path: Path) -> Any:
         if not isinstance(keys, list) or not all(isinstance(entry, str) for entry in keys):
             raise ConfigError(f"{path}: '{key}' must be a text or a list of texts")
         return tuple(keys)
-    if name in ("model", "host", "served_model_name", "log_level"):
+    if name in _TEXTS:
         if not isinstance(value, str):
             raise ConfigError(f"{path}: '{key}' must be a text")
-        if name == "log_level" and value not in LOG_LEVELS:
-            raise ConfigError(f"{path}: '{key}' must be one of {', '.join(LOG_LEVELS)}")
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise ConfigError(f"{path}: '{key}' must be one of {', '.join(_CHOICES[name])}")
         return value
     # bool is an int to Python, but `port = true` is a mistake.
     if not isinstance(value, int) or isinstance(value, bool):

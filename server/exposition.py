@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from pippin.core.engine.client import EngineClient
+from pippin.core.engine.stats import SpeculationStatus
 
 from .histogram import Histogram
 from .metrics import Metrics
@@ -44,6 +45,7 @@ class _ServerCollector(Collector):
         self._engine = engine
         self._version = version
         self._model = engine.model_card.model_id
+        self._model_label = {"model_name": self._model}
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as of now."""
@@ -67,7 +69,7 @@ class _ServerCollector(Collector):
             ("kv_usage_ratio", "kv_cache_usage_perc", "Used KV blocks, 0 to 1.", stats.kv_usage),
         ):
             yield GaugeMetricFamily(f"pippin_{name}", text, value=value)
-            yield self._labelled(GaugeMetricFamily, vllm_name, text, value)
+            yield _labelled(GaugeMetricFamily, f"vllm:{vllm_name}", text, self._model_label, value)
         blocks = GaugeMetricFamily("pippin_kv_blocks", "KV blocks by state.", labels=["state"])
         num_idle = stats.num_free_blocks + stats.num_evictable_blocks
         blocks.add_metric(["free"], stats.num_free_blocks)
@@ -82,6 +84,34 @@ class _ServerCollector(Collector):
             "Memory in use on the device.",
             value=stats.active_memory_bytes,
         )
+        yield CounterMetricFamily(
+            "pippin_compiled_graphs",
+            "Graphs of steps compiled; steady after the warm-up.",
+            value=stats.num_traces,
+        )
+        if stats.speculation is not None:
+            yield from self._speculation(stats.speculation)
+
+    def _speculation(self, status: SpeculationStatus) -> Iterator[Metric]:
+        counts, labels = status.counts, {"proposer": status.proposer}
+        for name, vllm_name, text, count in (
+            ("steps", None, "Steps with speculation on, times answers.", counts.num_steps),
+            ("drafted_tokens", "draft", "Drafted tokens that were verified.", counts.num_drafted),
+            ("accepted_tokens", "accepted", "Drafted tokens drawn.", counts.num_accepted),
+            ("emitted_tokens", None, "Tokens that these steps drew.", counts.num_emitted),
+        ):
+            yield _labelled(CounterMetricFamily, f"pippin_speculation_{name}", text, labels, count)
+            if vllm_name is not None:
+                vllm_name = f"vllm:spec_decode_num_{vllm_name}_tokens"
+                yield _labelled(CounterMetricFamily, vllm_name, text, self._model_label, count)
+        for name, text, value in (
+            ("on", "Whether the next step verifies drafts.", status.is_on),
+            ("gain_ratio", "Estimated speed with drafts by that without.", status.gain),
+        ):
+            if value is not None:  # the gain is not known at once
+                yield _labelled(
+                    GaugeMetricFamily, f"pippin_speculation_{name}", text, labels, value
+                )
 
     def _counters(self) -> Iterator[Metric]:
         metrics = self._metrics
@@ -97,8 +127,15 @@ class _ServerCollector(Collector):
              metrics.num_preempted),
         ):  # fmt: skip
             yield CounterMetricFamily(f"pippin_{name}", text, value=value)
-            yield self._labelled(CounterMetricFamily, vllm_name, text, value)
+            yield _labelled(
+                CounterMetricFamily, f"vllm:{vllm_name}", text, self._model_label, value
+            )
         yield CounterMetricFamily("pippin_steps", "Engine steps.", value=metrics.num_steps)
+        yield CounterMetricFamily(
+            "pippin_step_gap_seconds",
+            "Time in which there was work but no step under way.",
+            value=metrics.step_gap_s,
+        )
 
         text = "Answers that ended, by finish reason."
         answers = CounterMetricFamily("pippin_answers", text, labels=["finish_reason"])
@@ -130,7 +167,14 @@ class _ServerCollector(Collector):
             ("step_tokens", "iteration_tokens_total", "Tokens run per step.", metrics.step_tokens),
         ):  # fmt: skip
             yield _histogram(f"pippin_{name}", text, {}, histogram)
-            yield _histogram(f"vllm:{vllm_name}", text, {"model_name": self._model}, histogram)
+            yield _histogram(f"vllm:{vllm_name}", text, self._model_label, histogram)
+
+        steps = HistogramMetricFamily(
+            "pippin_step_seconds", "Steps: tokens drawn only, or with a prefill.", labels=["kind"]
+        )
+        for kind, histogram in metrics.step_s.items():
+            steps.add_metric([kind], histogram.buckets(), histogram.total)
+        yield steps
 
     def _http(self) -> Iterator[Metric]:
         labels = ["path", "method", "status"]
@@ -145,16 +189,17 @@ class _ServerCollector(Collector):
         yield requests
         yield seconds
 
-    def _labelled(
-        self,
-        family: type[GaugeMetricFamily] | type[CounterMetricFamily],
-        vllm_name: str,
-        text: str,
-        value: float,
-    ) -> Metric:
-        metric = family(f"vllm:{vllm_name}", text, labels=["model_name"])
-        metric.add_metric([self._model], value)
-        return metric
+
+def _labelled(
+    family: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    text: str,
+    labels: dict[str, str],
+    value: float,
+) -> Metric:
+    metric = family(name, text, labels=list(labels))
+    metric.add_metric(list(labels.values()), value)
+    return metric
 
 
 def _histogram(name: str, text: str, labels: dict[str, str], histogram: Histogram) -> Metric:

@@ -32,6 +32,8 @@ class Metrics:
             ``failed`` or ``client_gone``. Those refused before are among `http_seconds`.
         answers: Answers that ended in the engine, by finish reason.
         http_seconds: Durations by (path template, method, status).
+        step_s: Durations of steps: ``decode`` only drew tokens, ``prefill`` ran prompt tokens, too.
+        step_gap_s: Time between steps, while there was work.
     """
 
     def __init__(self) -> None:
@@ -50,6 +52,8 @@ class Metrics:
         self.e2e_s = Histogram(SECONDS_OVERALL)
         self.queue_s = Histogram(SECONDS_OVERALL)
         self.step_tokens = Histogram(TOKENS_OF_STEP)
+        self.step_s = {kind: Histogram(SECONDS_BETWEEN) for kind in ("decode", "prefill")}
+        self.step_gap_s = 0.0
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -60,14 +64,18 @@ class Metrics:
     def observe_step(self, step: StepStats) -> None:
         """Take in one engine step. A `StepObserver`."""
         with self._lock:
-            self.num_steps += 1
+            if step.duration_s > 0:  # else it tells only of answers that were given up or failed
+                self.num_steps += 1
+                self.step_tokens.observe((step.num_prefill_tokens + step.num_decode_tokens,))
+                kind = "prefill" if step.num_prefill_tokens else "decode"
+                self.step_s[kind].observe((step.duration_s,))
+            self.step_gap_s += step.gap_s
             # Of ended answers it would count a prompt n times, and late.
             self.num_prompt_tokens += step.num_prefill_tokens + step.num_prefix_hits
             self.num_output_tokens += step.num_decode_tokens
             self.num_prefix_queries += step.num_prefix_queries
             self.num_prefix_hits += step.num_prefix_hits
             self.num_preempted += step.num_preempted
-            self.step_tokens.observe((step.num_prefill_tokens + step.num_decode_tokens,))
             self.ttft_s.observe(step.ttft_s)
             self.inter_token_s.observe(step.inter_token_s)
             self.queue_s.observe(step.queue_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
@@ -40,6 +41,7 @@ async def show_health(request: Request) -> Response:
             "bytes": stats.kv_cache_bytes,
         },
         "active_memory_bytes": stats.active_memory_bytes,
+        "speculation": stats.speculation and asdict(stats.speculation),
     }
     return Response(
         # A model card's details are free-form: what is no JSON is shown as text.

@@ -24,7 +24,14 @@ def show(renderable: object) -> str:
 
 
 def test_the_panel_says_what_one_wants_to_know() -> None:
-    details = {"device": "cpu", "blas": "OpenBLAS", "dtype": "float32", "kv_capacity_tokens": 65536}
+    details = {
+        "device": "cpu",
+        "blas": "OpenBLAS",
+        "dtype": "float32",
+        "kv_capacity_tokens": 65536,
+        "attention_kernel": "plain",
+        "speculation": "off",
+    }
     card = make_card(model_id="org/[bold]", details=details)
     stats = EngineStats(kv_cache_bytes=3 * 512 * 1024**2)
     lines = show(startup_panel(card, stats, "http://127.0.0.1:8123")).splitlines()
@@ -36,6 +43,13 @@ def test_the_panel_says_what_one_wants_to_know() -> None:
         ["device", "cpu, OpenBLAS"],
         ["weights", "float32"],
     ]
+
+
+def test_the_panel_names_what_makes_it_faster_or_keeps_it_from_that() -> None:
+    details = {"speculation": "ngram", "draft_tokens": 8, "attention_kernel": "plain: bad numbers"}
+    text = show(startup_panel(make_card(details=details), EngineStats(), "http://x"))
+    assert "ngram, up to 8 tokens" in text
+    assert "plain: bad numbers" in text
 
 
 def test_the_panel_does_without_what_the_engine_does_not_say() -> None:
@@ -151,4 +165,6 @@ def test_a_model_that_does_not_load_is_a_pippin_error() -> None:
 def test_wrong_settings_are_told_before_an_engine_starts(engines: list[StartedEngine]) -> None:
     with pytest.raises(ConfigError):
         run_serve(ServeSettings(block_size=33))
+    with pytest.raises(ModelLoadError, match="nowhere"):
+        run_serve(ServeSettings(draft_model="nowhere"))
     assert engines == []

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from pippin.cli.main import app
 from pippin.cli.settings import ServeSettings, load_settings, read_settings_file
-from pippin.core.config import EngineConfig
+from pippin.core.config import EngineConfig, Speculation
 from pippin.core.errors import ConfigError
 from pippin.server.config import ServerConfig
 
@@ -29,6 +29,9 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "block_size": (4, 8, 16),
     "prefill_chunk": (41, 42, 43),
     "max_queue": (51, 52, 53),
+    "speculation": ("draft", "ngram", "off"),
+    "draft_tokens": (2, 3, 4),
+    "draft_model": ("org/d", "org/e", "org/f"),
     "log_level": ("debug", "warning", "error"),
     "api_key": ("k1", "k2", "k3"),
 }
@@ -97,7 +100,44 @@ def test_every_setting_arrives_in_a_config() -> None:
     assert engine.scheduler.max_num_seqs == 21
     assert (engine.scheduler.prefill_chunk, engine.scheduler.mixed_prefill_chunk) == (41, 41)
     assert engine.scheduler.max_queue == 51
+    assert (engine.speculation, engine.draft_tokens) == (Speculation.DRAFT, 2)
+    assert engine.draft_model == "org/d"
     assert (server.host, server.port, server.api_keys) == ("127.0.0.2", 1, ("k1", "k2"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (Speculation.OFF, None)),
+        ({"speculation": "ngram"}, (Speculation.NGRAM, None)),
+        ({"draft_model": "org/d"}, (Speculation.DRAFT, "org/d")),
+        ({"draft_model": "org/d", "speculation": "off"}, (Speculation.OFF, None)),
+    ],
+)
+def test_a_draft_model_is_used_unless_speculation_is_off(
+    given: dict[str, Any], expected: tuple[Speculation, str | None]
+) -> None:
+    config = load_settings(given, None).engine_config()
+    assert (config.speculation, config.draft_model) == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--speculation", "mtp"], "'--speculation' (env var: 'PIPPIN_SPECULATION')"),
+        (["--draft-tokens", "0"], "'--draft-tokens' (env var: 'PIPPIN_DRAFT_TOKENS')"),
+        (["--draft-tokens", "16"], "'--draft-tokens' (env var: 'PIPPIN_DRAFT_TOKENS')"),
+        (["--speculation", "draft"], "speculation 'draft' needs a draft-model"),
+        (
+            ["--speculation", "ngram", "--draft-model", "org/d"],
+            "draft-model goes with speculation 'draft', not 'ngram'",
+        ),
+    ],
+)
+def test_wrong_speculation_is_misuse_and_named(args: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["serve", *args])
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 def test_keys_and_sizes_come_in_their_forms(tmp_path: Path) -> None:
@@ -122,6 +162,8 @@ def test_keys_and_sizes_come_in_their_forms(tmp_path: Path) -> None:
         ('[serve]\nport = "80"', "'port' must be a whole number"),
         ("[serve]\nhost = 1", "'host' must be a text"),
         ("[serve]\nlog-level = 'loud'", "must be one of debug"),
+        ("[serve]\nspeculation = 'mtp'", "'speculation' must be one of off, ngram, draft"),
+        ("[serve]\ndraft-tokens = 'many'", "'draft-tokens' must be a whole number"),
         ("[serve]\nkv-cache-memory = '2XB'", "'kv-cache-memory': '2XB' is not a size"),
         ("[serve]\nkv-cache-memory = 1.5", "must be a whole number"),
         ("[serve]\napi-key = [1]", "must be a text or a list"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
+from dataclasses import replace
 
 import pytest
 from fake_engine import Fail, FakeEngine
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from pippin.core.engine.stats import FinishedStats, StepStats
+from pippin.core.engine.stats import EngineStats, FinishedStats, SpeculationStatus, StepStats
 from pippin.core.request import FinishReason
+from pippin.core.speculation.stats import DraftCounts
 from pippin.server.histogram import SECONDS_OVERALL, Histogram
 from pippin.server.metrics import Metrics
 
@@ -19,6 +21,7 @@ from .conftest import MakeClient
 
 STEP = StepStats(
     duration_s=0.1,
+    gap_s=0.02,
     num_prefill_tokens=5,
     num_decode_tokens=3,
     num_preempted=1,
@@ -77,9 +80,53 @@ def test_a_step_is_seen_under_both_names(make_client: MakeClient) -> None:
         assert samples[f"{vllm_name}{model}"] == pytest.approx(value), vllm_name
     assert samples["pippin_answers_total{finish_reason=length}"] == 2
     assert samples["vllm:request_success_total{finished_reason=length,model_name=tiny/model}"] == 2
+    assert samples["pippin_step_seconds_sum{kind=prefill}"] == pytest.approx(0.2)
+    assert samples["pippin_step_seconds_count{kind=decode}"] == 0
+    assert samples["pippin_step_gap_seconds_total{}"] == pytest.approx(0.04)
     # Minutes are told apart: they do not all fall into +Inf.
     assert samples["pippin_ttft_seconds_bucket{le=240.0}"] == 2
     assert samples["pippin_ttft_seconds_bucket{le=480.0}"] == 4
+
+
+def test_steps_are_told_apart_by_what_they_ran(make_client: MakeClient) -> None:
+    metrics = Metrics()
+    metrics.observe_step(StepStats(duration_s=0.004, num_decode_tokens=2))
+    metrics.observe_step(StepStats(duration_s=0.3, num_decode_tokens=2, num_prefill_tokens=512))
+    metrics.observe_step(StepStats(finished=STEP.finished))  # an answer given up, and no step
+
+    samples = _scrape(make_client(metrics=metrics))
+
+    assert samples["pippin_step_seconds_sum{kind=decode}"] == pytest.approx(0.004)
+    assert samples["pippin_step_seconds_sum{kind=prefill}"] == pytest.approx(0.3)
+    assert samples["pippin_steps_total{}"] == 2
+    assert samples["pippin_step_tokens_count{}"] == 2
+    assert samples["pippin_answers_total{finish_reason=length}"] == 1
+
+
+def test_speculation_is_counted_by_proposer(make_client: MakeClient) -> None:
+    engine = FakeEngine()
+    client = make_client(engine)
+    assert not [name for name in _scrape(client) if "specul" in name or "spec_decode" in name]
+    counts = DraftCounts(num_steps=10, num_drafted=40, num_accepted=30, num_emitted=39)
+    status = SpeculationStatus(proposer="ngram", counts=counts, gain=None, is_on=False)
+
+    engine.engine_stats = EngineStats(num_traces=7, speculation=status)
+    unknown = _scrape(client)
+    engine.engine_stats = EngineStats(speculation=replace(status, gain=2.5, is_on=True))
+    known = _scrape(client)
+
+    label = "{proposer=ngram}"
+    assert unknown["pippin_compiled_graphs_total{}"] == 7
+    for name, value in (("steps", 10), ("drafted_tokens", 40), ("accepted_tokens", 30),
+                        ("emitted_tokens", 39)):  # fmt: skip
+        assert unknown[f"pippin_speculation_{name}_total{label}"] == value
+    model = "{model_name=tiny/model}"
+    assert unknown[f"vllm:spec_decode_num_draft_tokens_total{model}"] == 40
+    assert unknown[f"vllm:spec_decode_num_accepted_tokens_total{model}"] == 30
+    assert unknown[f"pippin_speculation_on{label}"] == 0
+    assert f"pippin_speculation_gain_ratio{label}" not in unknown
+    assert known[f"pippin_speculation_on{label}"] == 1
+    assert known[f"pippin_speculation_gain_ratio{label}"] == 2.5
 
 
 def test_gauges_are_the_engine_s_at_the_time_of_the_scrape(make_client: MakeClient) -> None:

@@ -7,6 +7,9 @@ import importlib.metadata
 import pytest
 from fake_engine import FakeEngine, make_card
 
+from pippin.core.engine.stats import EngineStats, SpeculationStatus
+from pippin.core.speculation.stats import DraftCounts
+
 from .conftest import MakeClient
 
 
@@ -135,6 +138,23 @@ def test_health_shows_what_runs_where(make_client: MakeClient) -> None:
     assert health["details"]["device"] == "gpu"
     assert health["kv_cache"]["num_used_blocks"] == 5
     assert health["kv_cache"]["usage"] == 0.5
+    assert health["speculation"] is None
+
+
+def test_health_shows_how_speculation_fares(make_client: MakeClient) -> None:
+    engine = FakeEngine()
+    counts = DraftCounts(num_steps=3, num_drafted=9, num_accepted=6, num_emitted=9)
+    status = SpeculationStatus(proposer="draft", counts=counts, gain=1.5, is_on=True)
+    engine.engine_stats = EngineStats(speculation=status)
+
+    health = make_client(engine).get("/health").json()
+
+    assert health["speculation"] == {
+        "proposer": "draft",
+        "gain": 1.5,
+        "is_on": True,
+        "counts": {"num_steps": 3, "num_drafted": 9, "num_accepted": 6, "num_emitted": 9},
+    }
 
 
 def test_health_tells_of_a_dead_engine(make_client: MakeClient) -> None:
