@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..backend import device_kind, mx
+from ..errors import ConfigError
 from .kernel_source import INPUTS, OPENINGS, header, read, small_inputs, unique_name
+
+
+def are_kernels_off() -> bool:
+    """Whether ``PIPPIN_KERNELS=off`` asks for MLX's own operations only, to compare or to get by.
+
+    Raises:
+        ConfigError: The variable holds anything but ``off`` and ``auto``.
+    """
+    chosen = os.environ.get("PIPPIN_KERNELS") or "auto"
+    if chosen not in ("auto", "off"):
+        raise ConfigError(f"PIPPIN_KERNELS must be 'auto' or 'off', got {chosen!r}")
+    return chosen == "off"
 
 
 def launch(

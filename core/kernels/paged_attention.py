@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..backend import LOG2_E, device_kind, mx
 from .kernel_shape import KernelShape, constants, make_tiling
-from .launch import launch
+from .launch import are_kernels_off, launch
 
 MAX_WARPS = {"cuda": 16, "metal": 8}  # of a thread block
 _MERGE_WARPS = 4
@@ -45,7 +45,7 @@ class RowTable(NamedTuple):
 
 def supports(shape: KernelShape) -> bool:
     """Whether there is a kernel for this shape on this device."""
-    return shape.is_valid and device_kind() in MAX_WARPS
+    return shape.is_valid and device_kind() in MAX_WARPS and not are_kernels_off()
 
 
 def choose_num_splits(rows: int, num_kv_heads: int, width_tokens: int, num_processors: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..backend import device_kind, mx
 from .kernel_source import read
+from .launch import are_kernels_off
 
 _KIB = 1024
 _NUM_PROCESSORS = 132  # of a Hopper card; nothing tells how many this one has
@@ -144,6 +145,7 @@ def supports(
     """
     return (
         device_kind() == "cuda"
+        and not are_kernels_off()
         and mode == "affine"
         and bits in (4, 8)
         and group_size in (32, 64, 128)

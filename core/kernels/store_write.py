@@ -19,7 +19,7 @@ import logging
 import numpy as np
 
 from ..backend import device_kind, mx
-from .launch import launch
+from .launch import are_kernels_off, launch
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ def find_write_problem(dtype: mx.Dtype) -> str | None:
     Returns:
         ``None`` if the right numbers got where they belong, else what is wrong.
     """
+    if are_kernels_off():
+        return "kernels are switched off"
     if device_kind() == "cpu":
         return "no kernels on this device"
     try:

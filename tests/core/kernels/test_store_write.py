@@ -9,8 +9,11 @@ from pathlib import Path
 import kernel_shim
 import numpy as np
 import pytest
+from kernel_shim_cases import make_shape
 
 from pippin.core.backend import device_kind, mx
+from pippin.core.errors import ConfigError
+from pippin.core.kernels import paged_attention, store_write
 from pippin.core.kernels.kernel_source import read
 from pippin.core.kernels.store_write import find_write_problem
 
@@ -68,3 +71,22 @@ def test_the_kernel_writes_in_place(dtype: mx.Dtype) -> None:
 @pytest.mark.skipif(device_kind() != "cpu", reason="the CPU has no kernels")
 def test_without_kernels_there_is_a_problem() -> None:
     assert find_write_problem(mx.float32) == "no kernels on this device"
+
+
+def test_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged_attention, "device_kind", lambda: "cuda")
+    monkeypatch.setattr(store_write, "device_kind", lambda: "cuda")
+    shape = make_shape(32, 8, 128, dtype=mx.bfloat16)
+    assert paged_attention.supports(shape)
+
+    monkeypatch.setenv("PIPPIN_KERNELS", "off")
+
+    assert not paged_attention.supports(shape)
+    assert find_write_problem(mx.float32) == "kernels are switched off"
+
+
+def test_a_switch_in_another_position_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPPIN_KERNELS", "no")
+
+    with pytest.raises(ConfigError, match="PIPPIN_KERNELS must be 'auto' or 'off', got 'no'"):
+        find_write_problem(mx.float32)
