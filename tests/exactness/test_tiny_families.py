@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from reference import Tally, compare, reference_rows, reference_tokens
 from tiny_models import FALLBACK, FAMILIES, PAGED, VOCAB_SIZE, TinyFamily, make_tiny_model
 
 from pippin.core.backend import mx
+from pippin.core.engine import device_plan
 from pippin.core.models.loader import LoadedModel
+from pippin.core.runner.attention.table_attention import TableAttention
+from pippin.core.runner.paged_model import PagedModel
 
 # The default run leaves out what the whole suite only adds numbers to.
 _QUICK_MODES = (
@@ -78,6 +82,41 @@ def test_answers_are_those_of_mlx_lm(family: TinyFamily, mode: Mode, session_tal
 def test_answers_with_a_draft_model_are_those_of_mlx_lm(name: str, session_tally: Tally) -> None:
     family = next(family for family in PAGED if family.name == name)
     _check(family, Mode.DRAFTED, session_tally, count=20, longest=200, num_tokens=24)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[PagedModel]]:
+    """Run as on a GPU, but for the kernels: tables, row buckets, and compiled steps."""
+    models: list[PagedModel] = []
+
+    def make(*args: Any, **options: Any) -> PagedModel:
+        models.append(PagedModel(*args, **options | {"is_compiled": True}))
+        return models[-1]
+
+    monkeypatch.setattr(device_plan, "PagedModel", make)
+    monkeypatch.setattr(device_plan, "_choose_attention", lambda _: TableAttention())
+    mx.enable_compile()
+    yield models
+    mx.disable_compile()
+
+
+@pytest.mark.parametrize("family", PAGED[::3], ids=lambda family: family.name)
+@pytest.mark.parametrize("mode", [Mode.PREEMPTED, Mode.SPECULATED], ids=lambda mode: mode.name)
+def test_compiled_steps_draw_the_same(
+    family: TinyFamily,
+    mode: Mode,
+    compiled: list[PagedModel],
+    session_tally: Tally,
+) -> None:
+    mx.disable_compile()
+    _wanted(family, 10, 100, 24)  # as mlx-lm does it on this device
+    mx.enable_compile()
+
+    _check(family, mode, session_tally, count=10, longest=100, num_tokens=24)
+
+    assert all(model.is_compiled for model in compiled)
+    # A few numbers of rows, and tables of one width.
+    assert all(0 < model.num_traces <= 8 for model in compiled)
 
 
 @pytest.mark.parametrize("family", FALLBACK, ids=lambda family: family.name)
