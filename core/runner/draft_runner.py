@@ -23,8 +23,8 @@ from ..cache.block_table import BlockTable
 from ..cache.kv_store import KVStore
 from ..speculation.sequence_drafts import count_accepted
 from .batch_builder import BatchBuilder, Run
-from .logits_processors import RowKey, RowState
-from .model_runner import dispatch
+from .logits_processors import RowKey
+from .model_runner import dispatch, row_state
 from .paged_model import PagedModel
 from .sampler import SampledRows, Sampler
 
@@ -205,7 +205,11 @@ class DraftRunner:
         missing = self._vocab_size - logits.shape[-1]
         if missing:
             logits = mx.pad(logits, [(0, 0), (0, missing)], constant_values=-mx.inf)
-        rows = [_row_state(draft.sequence, place) for draft in drafts if draft.length]
+        rows = [
+            row_state(draft.sequence, draft.sequence.num_tokens + place)
+            for draft in drafts
+            if draft.length
+        ]
         sampled, _ = self._sampler.sample(logits, rows)
         dispatch([sampled.token_ids, sampled.is_valid], written)
         return sampled
@@ -258,16 +262,3 @@ class DraftRunner:
             self._content[table.block_at(index)] = hashes[index]
         progress.num_recorded = max(progress.num_recorded, full)
         progress.guesses = guess[:-1]  # the last one is not run
-
-
-def _row_state(sequence: Sequence, place: int) -> RowState:
-    position = sequence.num_tokens + place
-    return RowState(
-        key=sequence.key,
-        params=sequence.params,
-        seed=sequence.seed,
-        position=position,
-        num_prompt_tokens=sequence.num_prompt_tokens,
-        num_output_tokens=position - sequence.num_prompt_tokens,
-        token_ids=sequence.token_ids,
-    )

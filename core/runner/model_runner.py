@@ -20,6 +20,7 @@ from .step_output import PromptLogprobs, SampledRun, StepInFlight
 
 if TYPE_CHECKING:  # engine stands above runner; a schedule only passes through here
     from ..engine.schedule import Schedule, ScheduledSequence
+    from ..engine.sequence import Sequence
 
 
 class ModelRunner(ABC):
@@ -61,7 +62,11 @@ class ModelRunner(ABC):
         self, logits: mx.array, items: Seq[ScheduledSequence]
     ) -> tuple[SampledRows, list[mx.array]]:
         """Draw a token for each row of ``items``, whose logits are ``[rows, vocab]``."""
-        states = [_row_state(item, row) for item in items for row in range(item.num_rows)]
+        states = [
+            row_state(item.sequence, item.start + item.num_prefill + 1 + row)
+            for item in items
+            for row in range(item.num_rows)
+        ]
         sampled, extra = self._sampler.sample(logits, states)
         self._last_tokens = sampled.token_ids
         self._last_rows = {run.key: run.first for run in sampled_runs(items)}
@@ -113,15 +118,14 @@ def sampled_runs(items: Seq[ScheduledSequence]) -> tuple[SampledRun, ...]:
     return tuple(runs)
 
 
-def _row_state(item: ScheduledSequence, row: int) -> RowState:
-    sequence = item.sequence
-    drawn = item.start + item.num_prefill + row + 1
+def row_state(sequence: Sequence, position: int) -> RowState:
+    """What the sampler must know to draw a sequence's token at ``position``."""
     return RowState(
         key=sequence.key,
         params=sequence.params,
         seed=sequence.seed,
-        position=drawn,
+        position=position,
         num_prompt_tokens=sequence.num_prompt_tokens,
-        num_output_tokens=drawn - sequence.num_prompt_tokens,
+        num_output_tokens=position - sequence.num_prompt_tokens,
         token_ids=sequence.token_ids,
     )
