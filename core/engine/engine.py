@@ -134,7 +134,7 @@ class Engine:
         # Whatever breaks here, the thread must go on serving.
         except Exception as error:
             logger.exception("engine step failed running=%d", self.scheduler.num_running)
-            result = self._fail_running(error)
+            self._fail_running(error, result)
         self._num_steps += 1
         return result
 
@@ -272,9 +272,9 @@ class Engine:
             self._sequences.pop(sequence.request.request_id, None)
             self._prompt_logprobs.pop(sequence.request.request_id, None)
 
-    def _fail_running(self, error: Exception) -> StepResult:
+    def _fail_running(self, error: Exception, result: StepResult) -> None:
+        """End all that run, after what there was to tell already."""
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        result = StepResult()
         sequences = self.scheduler.touched
         for sequence in sequences:
             self.scheduler.finish(sequence, FinishReason.ERROR)
@@ -286,8 +286,8 @@ class Engine:
         if self._speculator is not None:
             self._speculator.reset()
         finished = tuple(_finished_stats(sequence) for sequence in sequences)
-        result.stats = StepStats(finished=finished)
-        return result
+        told = result.stats or StepStats()
+        result.stats = replace(told, finished=(*told.finished, *finished))
 
     def _step_stats(self, schedule: Schedule, changed: Seq[Sequence], num_tokens: int) -> StepStats:
         now = time.monotonic()

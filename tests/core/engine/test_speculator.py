@@ -159,3 +159,28 @@ def test_guesses_that_cost_something_are_not_made_while_speculation_is_off() -> 
     driver.run([make_request("a", PROMPT, greedy(20))])
 
     assert source.num_calls == 0
+
+
+def test_a_fault_does_not_swallow_what_the_step_before_had_to_tell() -> None:
+    """With drafts a step is told before the next one starts, and that one may fail."""
+    driver = EngineDriver(build(make_tiny_model("qwen3")).engine)
+    text = [*PROMPT, *run(greedy(40))[1].token_ids]
+    source = HostSource("known", lambda: KnowsTheAnswer(text))
+    driver.engine._speculator = AlwaysOn(source, max_tokens=3)
+    driver.add(make_request("short", PROMPT, greedy(6)))
+    driver.add(make_request("long", PROMPT, greedy(40)))
+    (short,) = driver.engine._sequences["short"]
+    execute = driver.engine._runner.execute
+
+    def break_once(schedule: Any) -> Any:
+        if short.is_finished:
+            raise RuntimeError("device lost")
+        return execute(schedule)
+
+    driver.engine._runner.execute = break_once  # type: ignore[method-assign]
+
+    driver.finish()
+
+    assert driver.answers["short", 0].finish_reason is FinishReason.LENGTH
+    assert driver.answers["short", 0].num_output_tokens == 6
+    assert driver.answers["long", 0].finish_reason is FinishReason.ERROR
