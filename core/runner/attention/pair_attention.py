@@ -15,7 +15,7 @@ import numpy as np
 from ...backend import LOG2_E, exp2, mx
 from ...cache.block_table import BlockTable
 from ...cache.kv_layout import LayerGroup
-from .row_attention import RowAttention
+from .row_attention import RowAttention, block_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,7 @@ class PairAttention(RowAttention[PairPlan]):
     def plan(self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup) -> PairPlan:
         """See `RowAttention.plan`."""
         size = tables[0].block_size
-        runs, firsts = [], []
-        for table, position in zip(tables, positions, strict=True):
-            first = group.first_needed(position) // size
-            skip = first - table.first_block
-            runs.append(table.block_ids[skip : position // size + 1 - table.first_block])
-            firsts.append(first)
+        runs, firsts = block_runs(tables, positions, group)
         counts = np.asarray([len(run) for run in runs])
         rows = np.repeat(np.arange(len(runs)), counts)
         # Position of each pair's first slot: the row's first block plus the place in its run.

@@ -13,6 +13,20 @@ from ...cache.kv_layout import LayerGroup
 PlanT = TypeVar("PlanT")
 
 
+def block_runs(
+    tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup
+) -> tuple[list[Seq[int]], list[int]]:
+    """For each row, the blocks that it attends to, and the index of the first of them."""
+    size = tables[0].block_size
+    runs, firsts = list[Seq[int]](), list[int]()
+    for table, position in zip(tables, positions, strict=True):
+        first = group.first_needed(position) // size
+        held = table.first_block
+        runs.append(table.block_ids[first - held : position // size + 1 - held])
+        firsts.append(first)
+    return runs, firsts
+
+
 class RowAttention(ABC, Generic[PlanT]):
     """Plans on the host what is read for one layer group, then attends, layer by layer."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from ...backend import mx
 from ...cache.block_table import BlockTable
 from ...cache.kv_layout import LayerGroup
-from .row_attention import RowAttention
+from .row_attention import RowAttention, block_runs
 
 # A table is as wide as a power of two blocks, from this one on.
 _NARROWEST = 16
@@ -63,12 +63,7 @@ class TableAttention(RowAttention[TablePlan]):
     def plan(self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup) -> TablePlan:
         """See `RowAttention.plan`."""
         size = tables[0].block_size
-        runs, firsts = [], []
-        for table, position in zip(tables, positions, strict=True):
-            first = group.first_needed(position) // size
-            skip = first - table.first_block
-            runs.append(table.block_ids[skip : position // size + 1 - table.first_block])
-            firsts.append(first * size)
+        runs, firsts = block_runs(tables, positions, group)
         width = _width_bucket(max(len(run) for run in runs))
         padded = np.empty((len(runs), width), np.uint32)
         for row, run in enumerate(runs):
@@ -76,7 +71,7 @@ class TableAttention(RowAttention[TablePlan]):
             padded[row, len(run) :] = run[-1]
         return TablePlan(
             mx.array(padded),
-            mx.array(np.asarray(firsts, np.int32)),
+            mx.array(np.asarray(firsts, np.int32) * size),
             mx.array(np.asarray(positions, np.int32) + 1),
             group.window,
         )
