@@ -216,9 +216,11 @@ def _product(layers: Sequence[Layer], rows: int) -> Callable[[mx.array, int], mx
         chosen = np.random.default_rng(0).integers(0, first.num_experts, rows)
         indices = mx.array(np.sort(chosen).astype(np.uint32))
         return lambda x, i: layers[i % len(layers)](x[:, None], indices, sorted_indices=True)[:, 0]
-    if isinstance(first, PlannedEmbedding):
-        return lambda x, i: layers[i % len(layers)].as_linear(x)
-    return lambda x, i: layers[i % len(layers)](x)
+    # Where head and embedding are two layers, both have this shape.
+    products = [
+        layer.as_linear if isinstance(layer, PlannedEmbedding) else layer for layer in layers
+    ]
+    return lambda x, i: products[i % len(products)](x)
 
 
 def time_chain(product: Callable[[mx.array, int], mx.array], x: mx.array) -> float:

@@ -38,9 +38,12 @@ def layers_of(model: Any) -> dict[LinearShape, list[Layer]]:
     return found
 
 
-def test_every_kind_of_layer_can_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_timing, "_CHAIN_SECONDS", 0.0)
-    for shape, layers in layers_of(make_model()).items():
+# With experts, and with an embedding of the shape of its head.
+@pytest.mark.parametrize("family", ["qwen3-moe", "llama-untied"])
+def test_every_kind_of_layer_can_be_timed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_timing, "_CHAIN_SECONDS", 1.0)
+    monkeypatch.setattr(linear_timing, "_MAX_CHAIN", 2)
+    for shape, layers in layers_of(make_model(family)).items():
         timings = time_shape(shape, layers[:2], mx.float32)
 
         few = set() if shape.num_experts else {1, 2, 4, 8, 16, 32}
