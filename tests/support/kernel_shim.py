@@ -22,6 +22,9 @@ from pippin.core.kernels.paged_attention import Quantised, RowTable
 
 # The header wants glibc's contexts.
 COMPILER = shutil.which("g++") if sys.platform == "linux" else None
+# What some distributions switch on takes a jump to another lane's stack for an error.
+_NO_FORTIFY = "-U_FORTIFY_SOURCE"
+FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w", _NO_FORTIFY, f"-I{Path(__file__).parent}")
 _TYPES = {mx.float16: "float16", mx.bfloat16: "bfloat16", mx.float32: "float"}
 # Constants that no array's size depends on. Here they are variables, so that fewer variants have
 # to be compiled.
@@ -211,7 +214,6 @@ def _compiled(
         ),
     )
     binary = Path(_folder().name, hashlib.sha256(text.encode()).hexdigest()).with_suffix(".so")
-    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-w", f"-I{Path(__file__).parent}"]
-    command = [COMPILER, *flags, "-o", str(binary), "-xc++", "-"]
+    command = [COMPILER, *FLAGS, "-o", str(binary), "-xc++", "-"]
     subprocess.run(command, input=text, text=True, check=True)
     return ctypes.CDLL(str(binary))

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from kernel_shim import FLAGS
 from numpy.typing import NDArray
 
 from pippin.core.kernels.kernel_source import read
 from pippin.core.kernels.quantized_matmul import BODY, Tile
 
-_HERE = Path(__file__).parent
 _SIGNATURE = """
 extern "C" void {name}(const void* x_, const int* x_shape, const uint32_t* weight,
                        const int* weight_shape, const void* scales_, const void* biases_,
@@ -57,8 +57,7 @@ def build(folder: Path, kernels: Mapping[str, tuple[str, Mapping[str, int], Tile
     source = folder / "kernels.cpp"
     source.write_text("\n".join(parts))
     library = folder / "kernels.so"
-    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-w", f"-I{_HERE}"]
-    subprocess.run([*command, str(source), "-o", str(library)], check=True)
+    subprocess.run(["g++", *FLAGS, str(source), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
 
