@@ -23,12 +23,11 @@ INPUTS = {
         "table",
         "firsts",
         "lengths",
-        "scale",
         "sinks",
         "after",
     ),
     "merge_splits": ("partials", "sinks"),
-    "store_write": ("keys", "values", "slots", "num_tokens", "key_store", "value_store"),
+    "store_write": ("keys", "values", "slots", "key_store", "value_store"),
 }
 # First lines of a kernel's body: where the thread stands. MLX gives the signature those of Metal's
 # attributes that it finds in the body.

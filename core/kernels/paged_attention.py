@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
 from ..backend import LOG2_E, device_kind, mx
 from .kernel_shape import KernelShape, constants, make_tiling
 from .launch import are_kernels_off, launch
@@ -106,7 +108,6 @@ def paged_decode_attention(  # noqa: PLR0913
             *_with_scales(keys, queries),
             *_with_scales(values, queries),
             *rows,
-            mx.array([scale * LOG2_E], dtype=mx.float32),
             sinks,
             rows.blocks if after is None else after,
         ],
@@ -115,6 +116,8 @@ def paged_decode_attention(  # noqa: PLR0913
             "S": shape.dtype,
             "O": mx.float32 if is_partial else shape.dtype,
             **constants(shape, tiling),
+            # As an input of one number it would stay in host memory on CUDA, for every SM to fetch.
+            "SCALE_BITS": float_bits(scale * LOG2_E),
             "PARTIAL": is_partial,
         },
         grid=(num_splits, shape.num_kv_heads * tiling.grid_tiles, num_rows),
@@ -139,6 +142,11 @@ def paged_decode_attention(  # noqa: PLR0913
         out_shape=out_shape,
         out_dtype=shape.dtype,
     )
+
+
+def float_bits(number: float) -> int:
+    """The bits of a float32, for `bits_to_float`: kernels take no floats as constants."""
+    return int(np.array(number, np.float32).view(np.int32))
 
 
 def _with_scales(store: mx.array | Quantised, unused: mx.array) -> Quantised:

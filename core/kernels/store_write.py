@@ -24,6 +24,8 @@ from .launch import are_kernels_off, launch
 logger = logging.getLogger(__name__)
 
 _THREADS = 256
+# MLX's CUDA backend keeps arrays of up to 8 bytes in host memory; no kernel should wait for that.
+_OUT_SIZE = 4
 
 
 def write_store(
@@ -47,12 +49,17 @@ def write_store(
     Returns:
         ``[1]``, uint32, 0: an input for whatever must run after the write.
     """
+    arrays = [keys, values, key_store, value_store]
+    per_word = 8 // int(key_store.dtype.size)
+    if all(array.shape[-1] % per_word == 0 for array in arrays):
+        arrays = [array.view(mx.uint64) for array in arrays]
+    keys, values, key_store, value_store = arrays
     num_tokens, num_kv_heads, _, key_dim = keys.shape
     value_dim = values.shape[3]
     size = num_tokens * num_kv_heads * (key_dim + value_dim)
-    return launch(
+    written = launch(
         "store_write",
-        [keys, values, slots, mx.array([num_tokens], mx.int32), key_store, value_store],
+        [keys, values, slots, key_store, value_store],
         {
             "S": key_store.dtype,
             "KEY_DIM": key_dim,
@@ -63,9 +70,10 @@ def write_store(
         },
         grid=(-(-size // _THREADS), 1, 1),
         threads=_THREADS,
-        out_shape=(1,),
+        out_shape=(_OUT_SIZE,),
         out_dtype=mx.uint32,
     )
+    return written[:1]
 
 
 def find_write_problem(dtype: mx.Dtype) -> str | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pippin.core.backend import mx
 from pippin.core.kernels.kernel_shape import KernelShape, constants, make_tiling
 from pippin.core.kernels.kernel_source import INPUTS, read
-from pippin.core.kernels.paged_attention import Quantised, RowTable
+from pippin.core.kernels.paged_attention import Quantised, RowTable, float_bits
 
 # The header wants glibc's contexts.
 COMPILER = shutil.which("g++") if sys.platform == "linux" else None
@@ -28,9 +28,17 @@ FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w", _NO_FORTIFY, f"-I{Path(_
 _TYPES = {mx.float16: "float16", mx.bfloat16: "bfloat16", mx.float32: "float"}
 # Constants that no array's size depends on. Here they are variables, so that fewer variants have
 # to be compiled.
-_VARIABLES = ("BLOCK_SIZE", "NUM_KV_HEADS", "GROUP", "WINDOW", "HAS_SINKS", "NUM_HEADS")
+_VARIABLES = (
+    "BLOCK_SIZE",
+    "NUM_KV_HEADS",
+    "GROUP",
+    "WINDOW",
+    "HAS_SINKS",
+    "NUM_HEADS",
+    "SCALE_BITS",
+)
 _INT_INPUTS = {"table": "uint32_t", "after": "uint32_t", "firsts": "int32_t", "lengths": "int32_t"}
-_FLOAT_INPUTS = ("scale", "sinks", "partials")
+_FLOAT_INPUTS = ("sinks", "partials")
 
 _SOURCE = """
 #include "kernel_shim.h"
@@ -92,7 +100,10 @@ def attend(  # noqa: PLR0913
         RuntimeError: Threads did not meet at a barrier.
     """
     tiling = make_tiling(shape, max_warps)
-    fixed = constants(shape, tiling) | {"NUM_HEADS": shape.num_heads}
+    fixed = constants(shape, tiling) | {
+        "NUM_HEADS": shape.num_heads,
+        "SCALE_BITS": float_bits(scale * math.log2(math.e)),
+    }
     library = _compiled(
         _TYPES[shape.dtype],
         tuple((name, int(value)) for name, value in fixed.items() if name not in _VARIABLES),
@@ -104,12 +115,11 @@ def attend(  # noqa: PLR0913
         *((keys, *unused) if isinstance(keys, mx.array) else keys),
         *((values, *unused) if isinstance(values, mx.array) else values),
     ]
-    scales = mx.array([scale * math.log2(math.e)], dtype=mx.float32)
-    sinks = scales if sinks is None else sinks.astype(mx.float32)
+    sinks = mx.zeros(1) if sinks is None else sinks.astype(mx.float32)
     decode = dict(
         zip(
             INPUTS["paged_decode"],
-            [queries, *stores, *rows, scales, sinks, rows.blocks],
+            [queries, *stores, *rows, sinks, rows.blocks],
             strict=True,
         )
     )

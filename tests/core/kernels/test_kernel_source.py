@@ -74,7 +74,7 @@ def _cuda_text(shape: KernelShape) -> str:
     dtype = _CUDA_TYPES[shape.dtype]
     types = dict.fromkeys(INPUTS["paged_decode"], dtype)
     types |= {"table": "uint32_t", "after": "uint32_t", "firsts": "int", "lengths": "int"}
-    types |= {"scale": "float", "sinks": "float" if shape.has_sinks else dtype}
+    types |= {"sinks": "float" if shape.has_sinks else dtype}
     types |= {"keys": "uint32_t"} if shape.key_bits else {}
     types |= {"values": "uint32_t"} if shape.value_bits else {}
     return "\n".join(
@@ -88,7 +88,7 @@ def _cuda_text(shape: KernelShape) -> str:
             f"using T = {dtype}; using S = T; using O = T; constexpr bool PARTIAL = false;",
             *(
                 f"constexpr int {name} = {int(of)};"
-                for name, of in constants(shape, tiling).items()
+                for name, of in {**constants(shape, tiling), "SCALE_BITS": 0}.items()
             ),
             OPENINGS["cuda"],
             read("paged_decode"),
@@ -101,7 +101,7 @@ def _cuda_text(shape: KernelShape) -> str:
 def test_nvcc_compiles_the_store_write(tmp_path: Path) -> None:
     assert _NVCC is not None
     inputs = dict.fromkeys(INPUTS["store_write"], "__nv_bfloat16")
-    inputs |= {"slots": "int32_t", "num_tokens": "int32_t"}
+    inputs |= {"slots": "int32_t", "slots_shape": "int32_t"}
     sizes = {"KEY_DIM": 128, "VALUE_DIM": 64, "NUM_KV_HEADS": 8, "BLOCK_SIZE": 32, "THREADS": 256}
     text = [
         "#include <cstdint>\n#include <cuda_bf16.h>\n#include <cuda_fp16.h>",

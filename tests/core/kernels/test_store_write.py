@@ -17,12 +17,11 @@ from pippin.core.kernels import paged_attention, store_write
 from pippin.core.kernels.kernel_source import read
 from pippin.core.kernels.store_write import find_write_problem
 
-_SUPPORT = Path(kernel_shim.__file__).parent
 _SOURCE = """
 #include "kernel_shim.h"
 using S = float;
 constexpr int KEY_DIM = 5, VALUE_DIM = 3, NUM_KV_HEADS = 2, BLOCK_SIZE = 4, THREADS = 32;
-extern "C" void run(const S* keys, const S* values, const int* slots, const int* num_tokens,
+extern "C" void run(const S* keys, const S* values, const int* slots, const int* slots_shape,
                     const S* key_store, const S* value_store, unsigned* out, int blocks) {{
   for (int block = 0; block < blocks; ++block) {{
     for (int thread_index = 0; thread_index < THREADS; ++thread_index) {{
@@ -38,8 +37,7 @@ extern "C" void run(const S* keys, const S* values, const int* slots, const int*
 def test_every_number_gets_to_its_slot_and_nothing_else_changes(tmp_path: Path) -> None:
     library = tmp_path / "write.so"
     text = _SOURCE.format(body=read("store_write"))
-    command = [str(kernel_shim.COMPILER), "-std=c++17", "-O1", "-shared", "-fPIC", "-w"]
-    command += [f"-I{_SUPPORT}", "-o", str(library), "-xc++", "-"]
+    command = [str(kernel_shim.COMPILER), *kernel_shim.FLAGS, "-o", str(library), "-xc++", "-"]
     subprocess.run(command, input=text, text=True, check=True)
     rng = np.random.default_rng(0)
     slots = np.array([17, 0, 3, 4, 23, 9, 22], np.int32)
