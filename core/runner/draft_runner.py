@@ -168,16 +168,16 @@ class DraftRunner:
             sampled = self._pass(runs, drafts, place, sampled.token_ids)
             assert sampled is not None
             passes.append((drafts, sampled))
-        token_ids = np.asarray(mx.concatenate([it.token_ids for _, it in passes])).tolist()
-        is_valid = np.asarray(mx.concatenate([it.is_valid for _, it in passes])).tolist()
+        token_ids = np.asarray(mx.concatenate([it.read_ids for _, it in passes])).tolist()
         order = [draft for drafts, _ in passes for draft in drafts]
         for draft, token_id in zip(order, token_ids, strict=True):
             guesses[draft.index].append(token_id)
-        if not all(is_valid):
+        failed = {
+            it.sequence.key for it, token_id in zip(order, token_ids, strict=True) if token_id < 0
+        }
+        if failed:
             # Blocks that do not hold numbers would spoil whoever has them next.
-            self._failed |= {
-                it.sequence.key for it, ok in zip(order, is_valid, strict=True) if not ok
-            }
+            self._failed |= failed
             logger.warning("the draft model's logits were not numbers")
             self.reset()
             for guess in guesses:
@@ -211,7 +211,7 @@ class DraftRunner:
             if draft.length
         ]
         sampled, _ = self._sampler.sample(logits, rows)
-        dispatch([sampled.token_ids, sampled.is_valid], written)
+        dispatch([sampled.token_ids, sampled.read_ids], written)
         return sampled
 
     def _known_run(self, sequence: Sequence, start: int, stop: int, *, num_drawn: int) -> Run:

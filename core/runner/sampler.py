@@ -23,19 +23,20 @@ class SampledRows:
     """Device arrays of one draw.
 
     Attributes:
-        token_ids: ``[rows]``, int32.
-        is_valid: ``[rows]``, bool; false where the model's logits were not numbers.
+        token_ids: ``[rows]``, int32, for the next step.
+        read_ids: The same for the host, but negative where the model's logits were not numbers.
+            Apart, since on CUDA an array that the host has read must be brought back to the GPU.
         logprobs: Of the rows that asked.
     """
 
     token_ids: mx.array
-    is_valid: mx.array
+    read_ids: mx.array
     logprobs: LogprobArrays | None
 
     def arrays(self) -> list[mx.array]:
         """What must be evaluated."""
         more = self.logprobs.arrays() if self.logprobs else []
-        return [self.token_ids, self.is_valid, *more]
+        return [self.token_ids, self.read_ids, *more]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ class Sampler:
         """
         plan = self._plan_for([row.params for row in rows], logits.shape[-1])
         logits = logits.astype(mx.float32)
-        # A sum is a number only if all logits are.
-        is_valid = mx.logical_not(mx.isnan(logits.sum(axis=-1)))
+        # A number only if all logits are.
+        total = logits.sum(axis=-1)
         if plan.penalised:
             logits = self._penalties.apply(logits, rows, plan.penalised)
         logits = plan.bias.apply(logits, rows)
@@ -104,7 +105,8 @@ class Sampler:
                 logits[index], token_ids[index], rows=plan.asked, wanted=plan.wanted
             )
         counts = self._penalties.count(token_ids, rows, plan.penalised)
-        return SampledRows(token_ids, is_valid, logprobs), counts
+        read_ids = mx.where(total == total, token_ids, -1)  # NaN equals nothing
+        return SampledRows(token_ids, read_ids, logprobs), counts
 
     def forget(self, key: RowKey) -> None:
         """Drop what is kept for a sequence."""

@@ -62,15 +62,14 @@ class StepInFlight:
         output = StepOutput({})
         failed: set[RowKey] = set()
         if self.sampled is not None:
-            drawn = np.asarray(self.sampled.token_ids).tolist()
-            valid = np.asarray(self.sampled.is_valid).tolist()
+            drawn = np.asarray(self.sampled.read_ids).tolist()
             logprobs = self.sampled.logprobs.read() if self.sampled.logprobs else {}
             for run in self.runs:
                 rows = range(run.first, run.first + 1 + _count_right(run, drawn))
                 output.token_ids[run.key] = [drawn[row] for row in rows]
                 if rows[0] in logprobs:
                     output.logprobs[run.key] = [logprobs[row] for row in rows]
-                if not all(valid[row] for row in rows):
+                if any(drawn[row] < 0 for row in rows):
                     failed.add(run.key)
         for key, first, arrays in self.prompt:
             entries = list(arrays.read().values())
