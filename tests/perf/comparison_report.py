@@ -4,7 +4,8 @@
 level and over successful requests only:
 
 ``output_tok_s``, ``total_tok_s``
-    Tokens by the server's own usage (output; prompt and output) per second of wall time.
+    Tokens by the server's own usage (output; prompt and output) per second of wall time; from a
+    server that tells none, pieces of text.
 ``prefill_tok_s``
     Prompt tokens less cached ones, per second during which at least one request waited for its
     first token. What else goes on in that time, answers of others above all, is not taken out.

@@ -1,16 +1,20 @@
-"""pippin and ``python -m mlx_lm server``: same machine, weights and prompts, in one run.
+"""pippin and another server: same machine, weights and prompts, in one run.
 
 Run by hand, on a quiet machine::
 
     python tests/perf/serve_comparison.py [--model demo] [--clients 1,4,16,64]
+    python tests/perf/serve_comparison.py --peer llama_cpp --model FILE.gguf [--peer-python PYTHON]
 
-Both servers load one folder (``same_weights.py``), use the same BLAS with as many threads, keep
-their other defaults and stay up for the whole run; whichever is not measured is stopped with
-SIGSTOP. Each level of clients is warmed up once and then measured in rounds of pippin, mlx_lm,
-pippin, mlx_lm, so that a drift of the machine meets both. The clients (``stream_load.py``, a
-process of its own) form a closed loop: each sends its next request when its last answer has ended.
-Requests are greedy and stream, with usage. Their prompts have some 50 to 400 tokens, are the same
-for both servers, and begin with a number of their own, so that no prefix cache has seen them.
+The other is ``python -m mlx_lm server`` or llama-cpp-python's. The latter reads the GGUF itself and
+multiplies in 8 bits; with the former both load one folder (``same_weights.py``) and use the same
+BLAS with as many threads. They keep their other defaults and stay up for the whole run; whichever
+is not measured is stopped with SIGSTOP. Each level of clients is warmed up once and then measured
+in rounds of pippin, peer, pippin, peer, so that a drift of the machine meets both.
+
+The clients (``stream_load.py``, a process of its own) form a closed loop: each sends its next
+request when its last answer has ended. Requests are greedy and stream, with usage. Their prompts
+have some 50 to 400 tokens, are the same for both servers, and begin with a number of their own, so
+that no prefix cache has seen them.
 
 ``comparison_report.py`` says what the figures mean. A table goes to stderr, one line of JSON to
 stdout.
@@ -37,6 +41,14 @@ from workloads import MODEL_NAME, make_jobs
 
 _HERE = Path(__file__).parent
 _WARM_UP_TOKENS = 8
+_PEERS = {
+    "mlx_lm": ("mlx_lm", "server"),
+    # A new request would break off the one before it.
+    "llama_cpp": (
+        *("llama_cpp.server", "--model_alias", MODEL_NAME),
+        *("--n_ctx", "2048", "--interrupt_requests", "false"),
+    ),
+}
 
 
 def measure_level(
@@ -85,7 +97,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the prompts")
     parser.add_argument("--blas-threads", type=int, help="of both; default: what pippin takes")
     parser.add_argument("--pippin-args", type=shlex.split, default=[], help="further options")
-    parser.add_argument("--mlx-lm-args", type=shlex.split, default=[], help="further options")
+    parser.add_argument("--peer", choices=list(_PEERS), default="mlx_lm", help="the other server")
+    parser.add_argument("--peer-python", default=sys.executable, help="that has it installed")
+    parser.add_argument("--peer-args", type=shlex.split, default=[], help="further options")
     args = parser.parse_args()
     if args.requests is None:
         args.requests = [min(6, max(1, 32 // num_clients)) for num_clients in args.clients]
@@ -111,19 +125,24 @@ def main() -> None:
     environment = {} if threads is None else {"OPENBLAS_NUM_THREADS": str(threads)}
     preload = {} if library is None else {"LD_PRELOAD": library}
     ours = ["pippin.cli", "serve", folder, "--served-model-name", MODEL_NAME, *args.pippin_args]
-    theirs = ["mlx_lm", "server", "--model", folder, *args.mlx_lm_args]
+    is_mlx = args.peer == "mlx_lm"
+    theirs = [*_PEERS[args.peer], "--model", folder if is_mlx else args.model, *args.peer_args]
     levels = []
     with (
         tempfile.TemporaryDirectory(prefix="serve-comparison-") as logs,
         running("pippin", ours, log=Path(logs, "pippin"), environment=environment) as pippin,
         running(
-            "mlx_lm", theirs, log=Path(logs, "mlx_lm"), environment=environment | preload
-        ) as mlx_lm,
+            args.peer,
+            theirs,
+            log=Path(logs, args.peer),
+            environment=environment | preload if is_mlx else {},
+            python=args.peer_python,
+        ) as peer,
     ):
         pippin.pause()
-        mlx_lm.pause()
+        peer.pause()
         for num_clients, num_requests in zip(args.clients, args.requests, strict=True):
-            levels.append(measure_level([pippin, mlx_lm], num_clients, num_requests, args))
+            levels.append(measure_level([pippin, peer], num_clients, num_requests, args))
     about = {
         "command": shlex.join(["python", *sys.argv]),
         "versions": {n: importlib.metadata.version(n) for n in ("pippin", "mlx", "mlx-lm")},
@@ -133,7 +152,7 @@ def main() -> None:
         **{key: weights[key] for key in ("device", "dtype", "blas")},
         "blas_threads": threads,
     }
-    measured = {"about": about, "servers": ["pippin", "mlx_lm"], "levels": levels}
+    measured = {"about": about, "servers": ["pippin", args.peer], "levels": levels}
     report = [sys.executable, str(_HERE / "comparison_report.py")]
     subprocess.run(report, input=json.dumps(measured), text=True, check=True)
 

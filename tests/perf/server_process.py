@@ -58,7 +58,7 @@ class Server:
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
-                self.get("/health")
+                self.get("/v1/models")
                 return
             time.sleep(0.3)
         raise RuntimeError(f"{self.name} did not start:\n{self.log_tail()}")
@@ -90,13 +90,14 @@ def running(
     log: Path,
     environment: Mapping[str, str] | None = None,
     timeout_s: float = _START_TIMEOUT_S,
+    python: str = sys.executable,
 ) -> Iterator[Server]:
     """Run ``python -m ARGUMENTS --port N`` on a free port for as long as the block lasts."""
     environment = environment or {}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", *arguments, "--port", str(port)]
+    command = [python, "-m", *arguments, "--port", str(port)]
     say(" ".join([*(f"{key}={value}" for key, value in environment.items()), shlex.join(command)]))
     with log.open("wb") as sink:
         process = subprocess.Popen(

@@ -89,7 +89,7 @@ def _summarise(answer: _Answer) -> dict[str, Any]:
     """One sample.
 
     Raises:
-        FailedRequestError: The stream holds an error, no text, no usage, or ends too early.
+        FailedRequestError: The stream holds an error, no text, or ends too early.
     """
     if answer.error is not None:
         raise answer.error
@@ -106,8 +106,10 @@ def _summarise(answer: _Answer) -> dict[str, Any]:
             if piece := choice["text"] if "text" in choice else choice["delta"].get("content"):
                 text += piece
                 text_times.append(at)
-    if not text_times or usage is None:
-        raise FailedRequestError("no text" if usage else "no usage")
+    if not text_times:
+        raise FailedRequestError("no text")
+    # llama-cpp-python tells no usage while it streams, and sends a token at a time.
+    usage = usage or {"prompt_tokens": 0, "completion_tokens": len(text_times)}
     return {
         "error": None,
         "sent_at": answer.sent_at,
