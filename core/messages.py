@@ -60,17 +60,36 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A tool that the model may call.
+
+    Attributes:
+        parameters: JSON schema of the arguments' object.
+        strict: Whether arguments must follow the schema.
+    """
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPrompt:
     """A conversation to be rendered with the model's chat template.
 
     Attributes:
+        tools: What the model may call; the template tells it.
         template_kwargs: Extra variables for the template (``chat_template_kwargs`` on the wire).
         add_generation_prompt: Whether the template opens a new assistant turn.
+        continue_final_message: Whether the answer goes on where the last message ends.
     """
 
     messages: Sequence[Message]
+    tools: Sequence[ToolSpec] = ()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
 @dataclass(frozen=True, slots=True)

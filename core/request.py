@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .parsing.output_parser import OutputParser, PlainParser
 from .sampling_params import SamplingParams
 
 
@@ -24,6 +26,7 @@ class Request:
     Attributes:
         request_id: Unique among running requests.
         num_sequences: Answers wanted (``n`` on the wire).
+        make_parser: Makes what reads one answer's text.
         cache_salt: Keeps the prefixes of callers with different salts apart.
         arrival_at: Monotonic seconds.
     """
@@ -32,6 +35,7 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     params: SamplingParams
     num_sequences: int = 1
+    make_parser: Callable[[], OutputParser] = PlainParser
     cache_salt: str = ""
     arrival_at: float = 0.0
 

@@ -21,6 +21,7 @@ from ..config import EngineConfig
 from ..errors import EngineStoppedError, OverloadedError
 from ..messages import Prompt
 from ..models.progress import NullProgress, Progress
+from ..reply_rules import ReplyRules
 from ..request import Request, RequestOutput
 from ..sampling_params import SamplingParams
 from .async_generation import AsyncGeneration
@@ -126,6 +127,7 @@ class AsyncEngine:
         request_id: str,
         num_sequences: int = 1,
         cache_salt: str = "",
+        rules: ReplyRules | None = None,
     ) -> AsyncGeneration:
         """Render, tokenize, check and queue a request; see `EngineClient.submit`."""
         self._check_running()
@@ -143,6 +145,7 @@ class AsyncEngine:
                 num_sequences=num_sequences,
                 cache_salt=cache_salt,
                 arrival_at=arrival_at,
+                rules=rules,
             ),
         )
         self._check_running()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from ..parsing.output_parser import OutputParser
 from ..request import PositionLogprobs, Request, RequestOutput
 
 
@@ -24,6 +25,10 @@ class AsyncGeneration:
     def prompt_token_ids(self) -> Sequence[int]:
         """The prompt as it runs."""
         return self._request.prompt_token_ids
+
+    def make_parser(self) -> OutputParser:
+        """What reads the text of one answer."""
+        return self._request.make_parser()
 
     @property
     def prompt_logprobs(self) -> Sequence[PositionLogprobs | None] | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..messages import Prompt
+from ..parsing.output_parser import OutputParser
+from ..reply_rules import ReplyRules
 from ..request import PositionLogprobs, RequestOutput
 from ..sampling_params import SamplingParams
 from .stats import EngineStats
@@ -50,6 +52,9 @@ class Generation(Protocol):
         Complete when the first output has arrived.
         """
 
+    def make_parser(self) -> OutputParser:
+        """What reads the text of one answer; each answer needs its own."""
+
     def __aiter__(self) -> AsyncIterator[Sequence[RequestOutput]]:
         """Yield whatever has arrived since the last time: one or more outputs, in order.
 
@@ -78,8 +83,12 @@ class EngineClient(Protocol):
         request_id: str,
         num_sequences: int = 1,
         cache_salt: str = "",
+        rules: ReplyRules | None = None,
     ) -> Generation:
         """Render, tokenize, check and queue a request.
+
+        Args:
+            rules: What the answer must be made of; ``None`` for plain text that nobody parses.
 
         Raises:
             InvalidRequestError: The prompt or the parameters cannot be served.

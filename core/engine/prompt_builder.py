@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..errors import ContextLengthError, InvalidRequestError
 from ..messages import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from ..reply_rules import ReplyRules
 from ..request import Request
 from ..sampling_params import SamplingParams
 from ..text.chat_template import render_chat
@@ -36,6 +37,7 @@ class PromptBuilder:
         num_sequences: int = 1,
         cache_salt: str = "",
         arrival_at: float = 0.0,
+        rules: ReplyRules | None = None,
     ) -> Request:
         """Make the request that runs.
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from fake_engine import FakeEngine, FakeGeneration, Submission
 
 from pippin.core.messages import Prompt
+from pippin.core.reply_rules import ReplyRules
 from pippin.core.request import FinishReason, RequestOutput
 from pippin.core.sampling_params import SamplingParams
 from pippin.server.config import ServerConfig
@@ -77,9 +78,10 @@ class InstantEngine(FakeEngine):
         request_id: str,
         num_sequences: int = 1,
         cache_salt: str = "",
+        rules: ReplyRules | None = None,
     ) -> FakeGeneration:
         """Begin at once."""
-        submission = Submission(prompt, params, request_id, num_sequences, cache_salt)
+        submission = Submission(prompt, params, request_id, num_sequences, cache_salt, rules)
         return InstantGeneration(self, submission)
 
 

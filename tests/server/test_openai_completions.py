@@ -8,6 +8,7 @@ from fake_engine import Fail, FakeEngine, FakeGeneration
 
 from pippin.core.errors import InvalidRequestError
 from pippin.core.messages import Prompt, TextPrompt, TokensPrompt
+from pippin.core.reply_rules import ReplyRules
 from pippin.core.request import PositionLogprobs, TokenLogprob
 from pippin.core.sampling_params import SamplingParams
 from pippin.server.adapters.openai_completions_reply import CompletionLayout
@@ -180,6 +181,7 @@ class PickyEngine(FakeEngine):
         request_id: str,
         num_sequences: int = 1,
         cache_salt: str = "",
+        rules: ReplyRules | None = None,
     ) -> FakeGeneration:
         if prompt == TextPrompt("bad"):
             raise InvalidRequestError("I will not", param="prompt")
@@ -189,6 +191,7 @@ class PickyEngine(FakeEngine):
             request_id=request_id,
             num_sequences=num_sequences,
             cache_salt=cache_salt,
+            rules=rules,
         )
 
 

@@ -15,6 +15,9 @@ from pippin.core.engine.client import ModelCard
 from pippin.core.engine.stats import EngineStats
 from pippin.core.errors import InvalidRequestError
 from pippin.core.messages import ChatPrompt, Prompt, TextPrompt
+from pippin.core.parsing.events import ContentDelta, ReasoningDelta, ReplyEvent
+from pippin.core.parsing.output_parser import OutputParser
+from pippin.core.reply_rules import ReplyRules
 from pippin.core.request import FinishReason, PositionLogprobs, RequestOutput, TokenLogprob
 from pippin.core.sampling_params import SamplingParams
 
@@ -37,7 +40,9 @@ class Together:
     texts: Sequence[str]
 
 
-Step = str | Together | Hold | Fail | Exception
+# An event is played as one token, and read back by the answer's parser.
+Step = str | ReplyEvent | Together | Hold | Fail | Exception
+_EVENT = "\0event"
 
 
 def make_card(**changes: object) -> ModelCard:
@@ -62,6 +67,7 @@ class Submission:
     request_id: str
     num_sequences: int
     cache_salt: str
+    rules: ReplyRules | None
     generation: FakeGeneration = field(init=False)
 
 
@@ -113,11 +119,12 @@ class FakeEngine:
         request_id: str,
         num_sequences: int = 1,
         cache_salt: str = "",
+        rules: ReplyRules | None = None,
     ) -> FakeGeneration:
         """Record the call and begin the script, or raise ``submit_error``."""
         self._loop = asyncio.get_running_loop()
         self._released = self._released or asyncio.Event()
-        submission = Submission(prompt, params, request_id, num_sequences, cache_salt)
+        submission = Submission(prompt, params, request_id, num_sequences, cache_salt, rules)
         submission.generation = FakeGeneration(self, submission)
         self.submissions.append(submission)
         self.submitted.set()
@@ -160,6 +167,33 @@ class FakeEngine:
         await self._released.wait()
 
 
+class _EventParser:
+    def __init__(self, script: Sequence[Step]) -> None:
+        self._script = script
+        self._last: ReplyEvent | None = None
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether the last event was reasoning."""
+        return isinstance(self._last, ReasoningDelta)
+
+    def feed(self, text: str) -> list[ReplyEvent]:
+        """See `OutputParser.feed`."""
+        if text.startswith(_EVENT):
+            event = self._script[int(text.removeprefix(_EVENT))]
+            assert isinstance(event, ReplyEvent)
+            self._last = event
+        elif text:
+            self._last = ContentDelta(text)
+        else:
+            return []
+        return [self._last]
+
+    def close(self) -> list[ReplyEvent]:
+        """Nothing is held."""
+        return []
+
+
 class FakeGeneration:
     """One play of the script."""
 
@@ -172,6 +206,10 @@ class FakeGeneration:
         self.prompt_logprobs: Sequence[PositionLogprobs | None] | None = None
         if submission.params.num_prompt_logprobs is not None:
             self.prompt_logprobs = self._score_prompt(submission.params.num_prompt_logprobs)
+
+    def make_parser(self) -> OutputParser:
+        """Reads the events of the script."""
+        return _EventParser(self._engine.script)
 
     def abort(self) -> None:
         """Count it; before the script's end also tell the engine's watcher."""
@@ -198,7 +236,9 @@ class FakeGeneration:
                 return
             else:
                 outputs: list[RequestOutput] = []
-                for text in (step,) if isinstance(step, str) else step.texts:
+                for text in step.texts if isinstance(step, Together) else (step,):
+                    if not isinstance(text, str):
+                        text = f"{_EVENT}{self._engine.script.index(step)}"
                     num_tokens += 1
                     outputs.extend(self._outputs(text, num_tokens, num_chars))
                     num_chars += len(text)
