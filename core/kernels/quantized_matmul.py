@@ -2,16 +2,17 @@
 
 On CUDA, MLX's `quantized_matmul` reads weights at a sixteenth of the memory's speed for 8 or 16
 rows. This kernel takes the same arrays and multiplies on tensor cores: weights become 16-bit
-numbers in registers, as `mx.dequantize` makes them; sums are in float32. The source is
-`quantized_matmul.inc`.
+numbers in registers, as `mx.dequantize` makes them; sums are in float32. Where outputs are too few
+to keep the card busy, thread blocks share the sum over K too. The source is `quantized_matmul.inc`.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..backend import device_kind, mx
@@ -20,21 +21,32 @@ from .launch import are_kernels_off
 
 _KIB = 1024
 _NUM_PROCESSORS = 132  # of a Hopper card; nothing tells how many this one has
-_MAX_STAGES = 6
-_ROW_TILES = (1, 2, 4, 8)
-_THREADS = 256
+_MAX_STAGES = 4
+_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+_SUM_THREADS = 256
 _DTYPES = (mx.bfloat16, mx.float16)
+# By row tiles: output tiles, width and depth of blocks worth a try.
+_BLOCKS = {
+    1: ((1, 1, 8), (2, 1, 8), (2, 2, 4)),
+    2: ((1, 1, 8), (2, 2, 4), (2, 4, 2)),
+    4: ((2, 2, 4), (2, 4, 2), (2, 4, 1)),
+    8: ((1, 4, 2), (2, 4, 1), (2, 4, 2), (3, 4, 2)),
+}
+_ENOUGH_WARPS = 8
+# What the second kernel costs, its launch included, in bytes that a multiprocessor could have read.
+_SUM_COST = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What a thread block multiplies, and how its eight warps share that.
+    """What a thread block multiplies, and how its warps share that.
 
     Attributes:
         row_tiles: Rows, in eights.
         output_tiles: Outputs of a warp, in sixteens.
         width: Warps that are side by side along the outputs.
         depth: Warps that share the sum over K.
+        splits: Thread blocks that share the sum over K; a second kernel adds what they find.
         stages: Steps that the rings in shared memory hold.
         blocks: Thread blocks that a multiprocessor runs at once.
         shared: Shared memory of a thread block, in bytes.
@@ -44,6 +56,7 @@ class Tile:
     output_tiles: int
     width: int
     depth: int
+    splits: int
     stages: int
     blocks: int
     shared: int
@@ -58,8 +71,33 @@ class Tile:
         """Outputs of a thread block."""
         return 16 * self.output_tiles * self.width
 
+    @property
+    def threads(self) -> int:
+        """Threads of a thread block."""
+        return 32 * self.width * self.depth
 
-def _shared_limit(device_info: dict[str, Any]) -> int:
+    def grid(self, rows: int, outputs: int) -> tuple[int, int, int]:
+        """Thread blocks of a product."""
+        return -(-rows // self.rows), -(-outputs // self.outputs), self.splits
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A product, as far as its tile depends on it."""
+
+    rows: int
+    outputs: int
+    columns: int
+    bits: int
+    group_size: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of K: 64 bytes of a weight row each."""
+        return self.columns * self.bits // 512
+
+
+def shared_memory(device_info: dict[str, Any]) -> int:
     """Shared memory of a multiprocessor, in bytes; 0 where the kernel cannot run.
 
     Source: CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability".
@@ -72,67 +110,82 @@ def _shared_limit(device_info: dict[str, Any]) -> int:
     return (100 if small else 164 if major == 8 else 228) * _KIB
 
 
-def choose_tile(
-    rows: int,
-    outputs: int,
-    columns: int,
-    *,
-    bits: int,
-    group_size: int,
-    shared_limit: int,
-    output_tiles: Sequence[int] = (1, 2, 3, 4),
-) -> Tile | None:
-    """The tile that brings the fewest bytes through the busiest multiprocessor.
+def choose_tile(problem: Problem, shared_limit: int) -> Tile | None:
+    """The tile that should be fastest, ``None`` if none fits into shared memory."""
+    return next(iter(rank_tiles(problem, shared_limit)), None)
+
+
+def rank_tiles(problem: Problem, shared_limit: int) -> list[Tile]:
+    """Tiles worth a try, what should be fastest first.
 
     Args:
         shared_limit: Shared memory of a multiprocessor, in bytes.
-        output_tiles: What `Tile.output_tiles` may be.
-
-    Returns:
-        ``None`` if no tile fits into shared memory.
     """
-    most = next((tiles for tiles in _ROW_TILES if rows <= 8 * tiles), _ROW_TILES[-1])
-
-    def cost(tile: Tile) -> tuple[int, int]:
-        blocks = -(-rows // tile.rows) * -(-outputs // tile.outputs)
-        # A step of 16 outputs takes 1152 bytes with its scales, one of 8 rows 2048.
-        bytes_per_step = tile.outputs * 72 + tile.row_tiles * 2048
-        return -(-blocks // _NUM_PROCESSORS) * bytes_per_step, -tile.outputs
-
-    for row_tiles in reversed([tiles for tiles in _ROW_TILES if tiles <= most]):
-        fitted = (
-            _fit(row_tiles, count, columns, bits, group_size, shared_limit)
-            for count in output_tiles
-        )
-        tiles = [tile for tile in fitted if tile]
-        if tiles:
-            return min(tiles, key=cost)
-    return None
+    row_tiles = next((tiles for tiles in _BLOCKS if problem.rows <= 8 * tiles), max(_BLOCKS))
+    shapes = [
+        (row_tiles, *block, splits)
+        for block in _BLOCKS[row_tiles]
+        for splits in _SPLITS
+        # Every slot has a step at least.
+        if splits == 1 or problem.steps >= splits * block[-1]
+    ]
+    fitted = (fit_tile(problem, shape, shared_limit) for shape in shapes)
+    return sorted((tile for tile in fitted if tile), key=partial(estimate_cost, problem))
 
 
-def _fit(
-    row_tiles: int,
-    output_tiles: int,
-    columns: int,
-    bits: int,
-    group_size: int,
-    shared_limit: int,
+def estimate_cost(problem: Problem, tile: Tile) -> int:
+    """Bytes through the busiest multiprocessor, as many times as its warps are too few.
+
+    Depends on the number of tiles' rows only, lest each number of rows had a kernel to compile.
+    """
+    x, y, z = tile.grid(problem.rows, problem.outputs)
+    blocks = -(-x * y * z // _NUM_PROCESSORS)
+    # Up to eight rows are one most of the time.
+    rows = tile.rows if tile.row_tiles > 1 else 1
+    # Of 16 outputs a step takes 1152 bytes with its scales.
+    step = tile.outputs * 72 + rows * 1024 // problem.bits
+    total = blocks * -(-problem.steps // z) * step
+    warps = min(blocks, tile.blocks) * tile.threads // 32
+    total = total * max(_ENOUGH_WARPS, warps) // warps
+    if z > 1:
+        total += _SUM_COST + z * x * rows * problem.outputs * 8 // _NUM_PROCESSORS
+    return total
+
+
+def fit_tile(
+    problem: Problem, shape: tuple[int, int, int, int, int], shared_limit: int
 ) -> Tile | None:
-    width, depth = (1, 8) if row_tiles <= 2 else (2, 4)
-    step = 512 // bits
-    turns = -(-columns // (step * depth))
-    outputs = 16 * output_tiles * width
-    scales = 2 * outputs * (2 * columns // group_size + 16)
-    stage = width * depth * output_tiles * 1024 + depth * 8 * row_tiles * step * 2
-    sums = depth * 8 * row_tiles * (outputs + 4) * 4
-    for blocks in (2, 1):
+    """A tile with as many stages and blocks as shared memory takes.
+
+    Args:
+        shape: Row tiles, output tiles, width, depth and splits.
+    """
+    tile = Tile(*shape, stages=0, blocks=0, shared=0)
+    step = 512 // problem.bits
+    scales = 2 * tile.outputs * max(_scale_strides(problem, tile.splits))
+    stage = tile.width * tile.depth * tile.output_tiles * 1024 + tile.depth * tile.rows * step * 2
+    sums = tile.depth * tile.rows * (tile.outputs + 4) * 4
+    # As many blocks as leave 128 registers to a thread, or 255 if it has many sums.
+    most = (512 if tile.row_tiles * tile.output_tiles <= 16 else 256) // tile.threads
+    for blocks in range(most, 0, -1):
         # The driver keeps a KiB for itself.
         room = shared_limit // blocks - _KIB
-        stages = min((room - scales) // stage, turns + 1, _MAX_STAGES)
-        shared = max(scales + stages * stage, sums)
-        if stages >= 2 and shared <= room:
-            return Tile(row_tiles, output_tiles, width, depth, stages, blocks, shared)
+        stages = min((room - scales) // stage, _MAX_STAGES)
+        if stages >= (3 if blocks > 1 else 2) and sums <= room:
+            # All the room, so that fewer variants have to be compiled.
+            return Tile(*shape, stages, blocks, room)
     return None
+
+
+def _scale_strides(problem: Problem, splits: int) -> Iterator[int]:
+    """Bytes between rows of scales in shared memory, for each split; see `copy_scales`."""
+    groups = problem.columns // problem.group_size
+    step = 512 // problem.bits
+    for split in range(splits):
+        begin, end = (problem.steps * i // splits * step for i in (split, split + 1))
+        first = begin // problem.group_size // 8 * 8
+        last = min(-(-end // (8 * problem.group_size)) * 8, groups)
+        yield (-(-(last - first) // 8) | 1) * 16
 
 
 def supports(
@@ -153,8 +206,10 @@ def supports(
         and columns % 128 == 0
         and columns % (2 * group_size) == 0  # scales are copied in pairs at least
         and outputs % 16 == 0
-        and _tile(1, outputs, columns, bits, group_size) is not None
-        and _tile(64, outputs, columns, bits, group_size) is not None
+        and all(
+            choose(Problem(8 * tiles, outputs, columns, bits, group_size)) is not None
+            for tiles in _BLOCKS
+        )
     )
 
 
@@ -178,30 +233,54 @@ def quantized_matmul(
     Returns:
         ``[rows, outputs]``, of the dtype of ``x``.
     """
-    rows, columns = x.shape
-    outputs = weight.shape[0]
-    tile = _tile(rows, outputs, columns, bits, group_size)
+    tile = choose(Problem(x.shape[0], weight.shape[0], x.shape[1], bits, group_size))
     assert tile is not None, "not a weight that `supports` accepted"
-    constants = tile_constants(tile, bits, group_size)
-    out: mx.array = _kernel(tile.blocks, tile.shared)(
-        inputs=[x, weight, scales, biases],
-        template=[("T", x.dtype), *constants.items()],
-        grid=(-(-rows // tile.rows) * _THREADS, -(-outputs // tile.outputs), 1),
-        threadgroup=(_THREADS, 1, 1),
-        output_shapes=[(rows, outputs)],
-        output_dtypes=[x.dtype],
-    )[0]
-    return out
+    return multiply(x, weight, scales, biases, group_size=group_size, bits=bits, tile=tile)
 
 
 @functools.cache
-def _tile(rows: int, outputs: int, columns: int, bits: int, group_size: int) -> Tile | None:
-    limit = _shared_limit(mx.device_info())
-    return choose_tile(rows, outputs, columns, bits=bits, group_size=group_size, shared_limit=limit)
+def choose(problem: Problem) -> Tile | None:
+    """What `quantized_matmul` takes on this device."""
+    return choose_tile(problem, shared_memory(mx.device_info()))
+
+
+def multiply(
+    x: mx.array,
+    weight: mx.array,
+    scales: mx.array,
+    biases: mx.array,
+    *,
+    group_size: int,
+    bits: int,
+    tile: Tile,
+) -> mx.array:
+    """As `quantized_matmul`, with a tile that fits."""
+    rows, outputs = x.shape[0], weight.shape[0]
+    grid = tile.grid(rows, outputs)
+    dtype = mx.float32 if tile.splits > 1 else x.dtype
+    out: mx.array = _kernel(tile.blocks, tile.threads, tile.shared)(
+        inputs=[x, weight, scales, biases],
+        template=[("T", x.dtype), ("OUT", dtype), *tile_constants(tile, bits, group_size).items()],
+        grid=(grid[0] * tile.threads, *grid[1:]),
+        threadgroup=(tile.threads, 1, 1),
+        output_shapes=[(rows, outputs) if tile.splits == 1 else (tile.splits, rows, outputs)],
+        output_dtypes=[dtype],
+    )[0]
+    if tile.splits == 1:
+        return out
+    total: mx.array = _sum_kernel()(
+        inputs=[out],
+        template=[("T", x.dtype)],
+        grid=(rows * outputs // 4, 1, 1),
+        threadgroup=(_SUM_THREADS, 1, 1),
+        output_shapes=[(rows, outputs)],
+        output_dtypes=[x.dtype],
+    )[0]
+    return total
 
 
 def tile_constants(tile: Tile, bits: int, group_size: int) -> dict[str, int]:
-    """What the kernel is compiled for, beside the type."""
+    """What the kernel is compiled for, beside the types."""
     return {
         "BITS": bits,
         "GROUP": group_size,
@@ -213,35 +292,56 @@ def tile_constants(tile: Tile, bits: int, group_size: int) -> dict[str, int]:
     }
 
 
-# The body of the kernel; MLX makes the signature.
+# The bodies of the kernels; MLX makes the signatures.
 BODY = """
 extern __shared__ __align__(16) char shared[];
-Product<T, BITS, GROUP, ROW_TILES, OUTPUT_TILES, WIDTH, DEPTH, STAGES>{
+Product<T, OUT, BITS, GROUP, ROW_TILES, OUTPUT_TILES, WIDTH, DEPTH, STAGES>{
     x, weight, scales, biases, out,
     x_shape[0], weight_shape[0], x_shape[1], shared}.run();
 """
+SUM_BODY = """
+sum_splits<T>(partials, out, partials_shape[0], size_t(partials_shape[1]) * partials_shape[2],
+              (size_t(blockIdx.x) * blockDim.x + threadIdx.x) * 4);
+"""
 
 
-def header(blocks: int) -> str:
-    """What comes before the body.
+def header(blocks: int, threads: int = _SUM_THREADS) -> str:
+    """What comes before a body.
 
     Args:
         blocks: Thread blocks that must fit on a multiprocessor, as far as registers go.
+        threads: Of a block.
     """
-    bounds = f"#define MAX_THREADS {_THREADS}\n#define MIN_BLOCKS {blocks}\n"
+    bounds = f"#define MAX_THREADS {threads}\n#define MIN_BLOCKS {blocks}\n"
     return bounds + read("quantized_matmul_cuda") + read("quantized_matmul")
 
 
 @functools.cache
-def _kernel(blocks: int, shared: int) -> Any:
-    source = header(blocks)
-    # MLX keeps compiled kernels by name, even on disk, and sets their shared memory only once.
-    digest = hashlib.sha256((source + BODY).encode()).hexdigest()[:12]
+def _kernel(blocks: int, threads: int, shared: int) -> Any:
+    source = header(blocks, threads)
     return mx.fast.cuda_kernel(
-        name=f"pippin_quantized_matmul_{digest}_{shared}",
+        # MLX sets the shared memory of a kernel only once.
+        name=f"{_unique_name(source, BODY)}_{shared}",
         input_names=["x", "weight", "scales", "biases"],
         output_names=["out"],
         source=BODY,
         header=source,
         shared_memory=shared,
     )
+
+
+@functools.cache
+def _sum_kernel() -> Any:
+    source = header(1)
+    return mx.fast.cuda_kernel(
+        name=_unique_name(source, SUM_BODY),
+        input_names=["partials"],
+        output_names=["out"],
+        source=SUM_BODY,
+        header=source,
+    )
+
+
+def _unique_name(header: str, body: str) -> str:
+    # MLX keeps compiled kernels by name, even on disk.
+    return f"pippin_quantized_matmul_{hashlib.sha256((header + body).encode()).hexdigest()[:12]}"

@@ -7,6 +7,7 @@ weights of several layers, so that they do not all come from the processor's cac
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -96,7 +97,8 @@ def tune_linear_layers(
 
 
 def _own_kernel_version() -> str:
-    source = quantized_matmul.header(1) + quantized_matmul.BODY
+    """Of its source and of the choice of tiles."""
+    source = quantized_matmul.header(1) + inspect.getsource(quantized_matmul)
     return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
@@ -114,7 +116,8 @@ def _join_where_faster(
     idle: list[Layer] = []
     for key, same in alike.items():
         try:
-            max_rows = measurements.get("joined", key, partial(time_joining, same, dtype))
+            named = f"{key}, own kernel {_own_kernel_version()}"
+            max_rows = measurements.get("joined", named, partial(time_joining, same, dtype))
         except (RuntimeError, ValueError, MemoryError) as error:
             logger.warning("cannot time joined layers: %s", error)
             max_rows = 0

@@ -8,13 +8,25 @@ cache. TB/s are bytes of weights, scales and biases.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from pippin.core.backend import device_kind, mx
-from pippin.core.kernels.quantized_matmul import quantized_matmul, supports
+from pippin.core.kernels.quantized_matmul import (
+    Problem,
+    Tile,
+    estimate_cost,
+    multiply,
+    quantized_matmul,
+    rank_tiles,
+    shared_memory,
+    supports,
+)
 
 GROUP_SIZE = 64
 DTYPE = mx.bfloat16
@@ -35,6 +47,19 @@ SHAPES = (
     (3072, 1024),
     (2048, 1024),
 )
+TILE_SHAPES = (
+    (4096, 6144),
+    (4096, 4096),
+    (4096, 24576),
+    (12288, 4096),
+    (1024, 4096),
+    (2048, 1024),
+    (1024, 6144),
+    (3072, 1024),
+)
+TILE_ROWS = (1, 16, 64, 128)
+COMPILERS = 8
+TOLERANCE = 1e-2  # of the greatest result; roundings of bfloat16 come to half of that
 # Dims, heads' dims of queries and of keys, inner dims, layers and vocabulary.
 MODELS = {
     "8B": (4096, 4096, 1024, 12288, 36, 49152),
@@ -180,6 +205,92 @@ def time_dense(rows: int, weights: Sequence[mx.array]) -> float:
     return time_products(rows, as_weights, columns, lambda x, weight: x @ weight.packed.T)
 
 
+def tiles_to_try(problem: Problem) -> list[Tile]:
+    """Every kind of block with its two most promising splits; first what is chosen."""
+    kinds = Counter[tuple[int, int, int]]()
+    tiles = []
+    for tile in rank_tiles(problem, shared_memory(mx.device_info())):
+        kind = (tile.output_tiles, tile.width, tile.depth)
+        kinds[kind] += 1
+        if kinds[kind] <= 2:
+            tiles.append(tile)
+    return tiles
+
+
+def with_tile(tile: Tile, x: mx.array, weight: Weight) -> mx.array:
+    """Our kernel with a tile that is given."""
+    return multiply(x, *weight[:3], group_size=GROUP_SIZE, bits=weight.bits, tile=tile)
+
+
+def compile_tile(tile: Tile, bits: int) -> None:
+    """Run a tile's kernel on the smallest weight. MLX keeps compiled kernels on disk."""
+    weight = make_weight(128 * tile.depth * tile.splits, tile.outputs, bits)
+    mx.eval(with_tile(tile, mx.zeros((1, weight.packed.shape[1] * 32 // bits), DTYPE), weight))
+
+
+def compile_tiles(tiles: Sequence[Tile], bits: int) -> None:
+    """Compile in several processes at once, since MLX compiles one kernel after another."""
+
+    def variant(tile: Tile) -> tuple[object, ...]:
+        shape = (tile.row_tiles, tile.output_tiles, tile.width, tile.depth)
+        return *shape, tile.stages, tile.blocks, tile.splits > 1
+
+    start = time.perf_counter()
+    first, *rest = sorted({variant(tile): tile for tile in tiles}.values(), key=lambda t: -t.splits)
+    compile_tile(first, bits)  # and what all of them share
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(COMPILERS, mp_context=spawn) as pool:
+        list(pool.map(partial(compile_tile, bits=bits), rest))
+    print(f"compiled {1 + len(rest)} variants in {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def compare_tiles(bits: int) -> None:
+    """Print the time of every tile worth a try, and of what MLX has."""
+    cases = {
+        (shape, rows): Problem(rows, shape[1], shape[0], bits, GROUP_SIZE)
+        for shape in TILE_SHAPES
+        for rows in TILE_ROWS
+    }
+    compile_tiles([tile for problem in cases.values() for tile in tiles_to_try(problem)], bits)
+    print("us; tiles are rows x outputs / output tiles, width, depth, splits, stages, blocks;")
+    print("* chosen, < fastest, in brackets what the choice goes by, in kB")
+    for columns, outputs in TILE_SHAPES:
+        first = make_weight(columns, outputs, bits)
+        copies = max(2, -(-CACHE_BYTES // sum(part.nbytes for part in first[:3])))
+        weights = [
+            first,
+            *(make_weight(columns, outputs, bits) for _ in range(min(copies, 64) - 1)),
+        ]
+        dequantised = unpack(first).astype(mx.float32)
+        for rows in TILE_ROWS:
+            problem = cases[(columns, outputs), rows]
+            x = mx.random.normal((rows, columns)).astype(DTYPE)
+            exact = x.astype(mx.float32) @ dequantised.T
+            taken = {}
+            for tile in tiles_to_try(problem):
+                error = mx.abs(with_tile(tile, x, first) - exact).max() / mx.abs(exact).max()
+                if not float(error) <= TOLERANCE:
+                    print(f"WRONG by {float(error):.1e}: {problem} {tile}", flush=True)
+                taken[tile] = time_products(rows, weights, columns, partial(with_tile, tile))
+            stock_time = time_products(rows, weights, columns, stock)
+            print(f"{columns}->{outputs} {rows:3d} rows: MLX {stock_time * 1e6:.1f}; ", end="")
+            print(describe_times(problem, taken), flush=True)
+        mx.clear_cache()
+
+
+def describe_times(problem: Problem, taken: dict[Tile, float]) -> str:
+    """One piece for each tile; the first is the chosen one."""
+    best = min(taken.values())
+    pieces: list[str] = []
+    for tile, spent in taken.items():
+        numbers = (tile.output_tiles, tile.width, tile.depth, tile.splits, tile.stages, tile.blocks)
+        mark = "*" * (not pieces) + "<" * (spent == best)
+        name = f"{tile.rows}x{tile.outputs}/{','.join(map(str, numbers))}"
+        cost = estimate_cost(problem, tile) // 1000
+        pieces.append(f"{mark}{name} {spent * 1e6:.1f} ({cost})")
+    return "  ".join(pieces)
+
+
 def compare_models(names: Sequence[str], bits: int) -> None:
     """Print the time of all linear layers of a decode step, with what must lie between them."""
     for name in names:
@@ -228,7 +339,7 @@ def main() -> None:
     """Check, then time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--part", choices=("check", "models", "shapes"), action="append")
+    parser.add_argument("--part", choices=("check", "models", "shapes", "tiles"), action="append")
     parser.add_argument("--shape", action="append", help="such as 4096x12288; default: all")
     options = parser.parse_args()
     if device_kind() != "cuda":
@@ -239,6 +350,8 @@ def main() -> None:
         check(options.bits)
     if "models" in parts:
         compare_models(list(MODELS), options.bits)
+    if "tiles" in parts:
+        compare_tiles(options.bits)
     if "shapes" in parts:
         given = [tuple(map(int, shape.split("x"))) for shape in options.shape or ()]
         compare_shapes([(k, n) for k, n in given] or SHAPES, options.bits)

@@ -1,6 +1,7 @@
-// Runs the body of a CUDA kernel on the CPU, one thread block after another. Threads are coroutines;
-// lanes of a warp take turns from one collective operation to the next, and must meet at the same
-// one. Copies that run ahead land as late as they may, or, if EAGER, as early.
+// Runs the body of a CUDA kernel on the CPU, one thread block after another. Threads are coroutines.
+// Lanes of a warp take turns from one collective operation to the next, and must meet at the same
+// one; a warp runs on until it waits for others. Copies that run ahead land as late as they may, or,
+// if EAGER, as early.
 #pragma once
 #include <setjmp.h>
 #include <stdint.h>
@@ -17,8 +18,8 @@
 #define FUNCTION inline
 using std::min;
 
-struct alignas(16) uint4 {
-  uint32_t x, y, z, w;
+struct alignas(16) float4 {
+  float x, y, z, w;
 };
 struct Index {
   int x, y, z;
@@ -36,14 +37,14 @@ struct Copy {
   void* to;
   const void* from;
   int bytes;
-  bool valid;
 };
 
 struct Thread {
   jmp_buf place;
   std::vector<char> stack = std::vector<char>(64 * 1024);
   std::vector<std::vector<Copy>> groups;
-  int met = 0;  // the collective operation that it waits in; negative for one of the block
+  int met = 0;  // the collective operation that it waits in
+  int barrier = -1, expected = 0;  // the barrier that its warp waits at, with so many threads
   bool started = false, done = false;
 };
 
@@ -69,12 +70,14 @@ inline void meet(int where) {
   if (_setjmp(threads[current].place) == 0) _longjmp(scheduler, 1);
 }
 
+inline void wait(int where, int barrier, int expected) {
+  threads[current].barrier = barrier;
+  threads[current].expected = expected;
+  meet(where);
+}
+
 inline void land(const Copy& copy) {
-  if (copy.valid) {
-    memcpy(copy.to, copy.from, copy.bytes);
-  } else {
-    memset(copy.to, 0, copy.bytes);
-  }
+  memcpy(copy.to, copy.from, copy.bytes);
 }
 
 inline void start() {
@@ -100,36 +103,39 @@ inline void run_block(int num_threads) {
   threads = std::vector<Thread>(num_threads);
   for (auto& operands : posted) operands.assign(num_threads, {});
   turns.assign(num_threads, 0);
-  const int num_warps = num_threads / 32;
-  std::vector<bool> waits(num_warps);
-  int num_done = 0, num_waiting = 0;
-  while (num_done < num_warps) {
-    for (int warp = 0; warp < num_warps; ++warp) {
-      Thread* lanes = &threads[32 * warp];
-      if (waits[warp] || lanes->done) continue;
-      for (int lane = 0; lane < 32; ++lane) resume(32 * warp + lane);
-      for (int lane = 1; lane < 32; ++lane) {
-        if (lanes[lane].done != lanes->done) stop("a lane ended early");
-        if (!lanes->done && lanes[lane].met != lanes->met) stop("lanes met elsewhere");
-      }
-      if (lanes->done) {
-        ++num_done;
-      } else if (lanes->met < 0) {
-        waits[warp] = true;
-        ++num_waiting;
+  int num_done = 0;
+  while (num_done < num_threads) {
+    bool moved = false;
+    for (int first = 0; first < num_threads; first += 32) {
+      Thread* lanes = &threads[first];
+      // As far as it comes: what it should have waited for is not there yet.
+      while (lanes->barrier < 0 && !lanes->done) {
+        for (int lane = 0; lane < 32; ++lane) resume(first + lane);
+        for (int lane = 1; lane < 32; ++lane) {
+          if (lanes[lane].done != lanes->done) stop("a lane ended early");
+          if (!lanes->done && lanes[lane].met != lanes->met) stop("lanes met elsewhere");
+        }
+        if (lanes->done) num_done += 32;
+        moved = true;
       }
     }
-    if (num_waiting > 0 && num_waiting + num_done == num_warps) {
-      if (num_done > 0) stop("a warp ended before a barrier");
-      waits.assign(num_warps, false);
-      num_waiting = 0;
+    for (int barrier = 0; barrier < 16; ++barrier) {
+      std::vector<Thread*> waiting;  // the first lanes of warps
+      for (int first = 0; first < num_threads; first += 32) {
+        if (threads[first].barrier == barrier) waiting.push_back(&threads[first]);
+      }
+      const int missing = waiting.empty() ? 1 : waiting[0]->expected - 32 * int(waiting.size());
+      if (missing < 0) stop("more threads at a barrier than it is for");
+      if (missing > 0) continue;
+      for (auto* lane : waiting) lane->barrier = -1;
     }
+    if (!moved) stop("warps wait for one that does not come");
   }
 }
 
 }  // namespace shim
 
-inline Index blockIdx;
+inline Index blockIdx, gridDim;
 struct ThreadIndex {
   struct {
     operator int() const {
@@ -139,8 +145,9 @@ struct ThreadIndex {
 };
 inline ThreadIndex threadIdx;
 
-#define __syncthreads() shim::meet(-__LINE__)
+#define __syncthreads() shim::wait(__LINE__, 0, shim::threads.size())
 #define __syncwarp() shim::meet(__LINE__)
+#define sync_slot(slot, num_threads) shim::wait(__LINE__, 1 + slot, num_threads)
 
 inline float __uint_as_float(uint32_t bits) {
   float out;
@@ -159,11 +166,28 @@ inline uint32_t and_or(uint32_t bits, uint32_t mask, uint32_t more) {
   return (bits & mask) | more;
 }
 
+using SharedAddress = char*;
+
+inline SharedAddress shared_address(char* pointer) {
+  return pointer;
+}
+
+inline void load_shared(uint32_t (&words)[4], SharedAddress from) {
+  if (reinterpret_cast<uintptr_t>(from) % 16) shim::stop("load from an odd address");
+  memcpy(words, from, 16);
+}
+
+inline uint16_t load_shared(SharedAddress from) {
+  uint16_t bits;
+  memcpy(&bits, from, 2);
+  return bits;
+}
+
 template <int BYTES>
-void copy_async(void* to, const void* from, bool valid) {
+void copy_async(void* to, const void* from) {
   if (reinterpret_cast<uintptr_t>(to) % BYTES) shim::stop("copy to an odd address");
-  if (valid && reinterpret_cast<uintptr_t>(from) % BYTES) shim::stop("copy from an odd address");
-  const shim::Copy copy{to, from, BYTES, valid};
+  if (reinterpret_cast<uintptr_t>(from) % BYTES) shim::stop("copy from an odd address");
+  const shim::Copy copy{to, from, BYTES};
   auto& groups = shim::threads[shim::current].groups;
   if (groups.empty()) groups.emplace_back();
   if (shim::eager) {
@@ -224,6 +248,16 @@ struct Pair<__half> {
 template <typename T>
 uint32_t pack(float low, float high) {
   return uint32_t(Pair<T>::narrow(high)) << 16 | Pair<T>::narrow(low);
+}
+
+inline void store_pair(float* to, float low, float high) {
+  to[0] = low;
+  to[1] = high;
+}
+
+template <typename T>
+void store_pair(T* to, float low, float high) {
+  *reinterpret_cast<uint32_t*>(to) = pack<T>(low, high);
 }
 
 template <typename T>

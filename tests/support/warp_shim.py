@@ -17,22 +17,33 @@ from pippin.core.kernels.quantized_matmul import BODY, Tile
 _SIGNATURE = """
 extern "C" void {name}(const void* x_, const int* x_shape, const uint32_t* weight,
                        const int* weight_shape, const void* scales_, const void* biases_,
-                       void* out_, int eager) {{
+                       void* total, int eager) {{
   using T = {dtype};
+  using OUT = {out_dtype};
 {constants}
   const T* x = static_cast<const T*>(x_);
   const T* scales = static_cast<const T*>(scales_);
   const T* biases = static_cast<const T*>(biases_);
-  T* out = static_cast<T*>(out_);
-  std::vector<uint4> memory({shared} / 16);
+  constexpr int SPLITS = {splits};
+  const size_t size = size_t(x_shape[0]) * weight_shape[0];
+  std::vector<float> partials(SPLITS * size);
+  OUT* out = static_cast<OUT*>(SPLITS == 1 ? total : partials.data());
+  std::vector<float4> memory({shared} / 16);
   char* shared = reinterpret_cast<char*>(memory.data());
   shim::eager = eager;
   shim::body = [&] {{ {body} }};
-  for (blockIdx.y = 0; blockIdx.y * {outputs} < weight_shape[0]; ++blockIdx.y) {{
-    for (blockIdx.x = 0; blockIdx.x * {rows} < x_shape[0]; ++blockIdx.x) {{
-      memset(shared, 0xff, {shared});  // not a number, in every type
-      shim::run_block(32 * WIDTH * DEPTH);
+  gridDim.z = SPLITS;
+  for (blockIdx.z = 0; blockIdx.z < SPLITS; ++blockIdx.z) {{
+    for (blockIdx.y = 0; blockIdx.y * {outputs} < weight_shape[0]; ++blockIdx.y) {{
+      for (blockIdx.x = 0; blockIdx.x * {rows} < x_shape[0]; ++blockIdx.x) {{
+        memset(shared, 0xff, {shared});  // not a number, in every type
+        shim::run_block({threads});
+      }}
     }}
+  }}
+  if (SPLITS == 1) return;
+  for (size_t i = 0; i < size; i += 4) {{
+    sum_splits<T>(partials.data(), static_cast<T*>(total), SPLITS, size, i);
   }}
 }}
 """
@@ -47,11 +58,14 @@ def build(folder: Path, kernels: Mapping[str, tuple[str, Mapping[str, int], Tile
         text = _SIGNATURE.format(
             name=name,
             dtype=dtype,
+            out_dtype=dtype if tile.splits == 1 else "float",
             constants="\n".join(lines),
             shared=-(-tile.shared // 16) * 16,
             body=body,
             outputs=tile.outputs,
             rows=tile.rows,
+            splits=tile.splits,
+            threads=tile.threads,
         )
         parts.append(text)
     source = folder / "kernels.cpp"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 
 from pippin.core.backend import device_kind, mx
 from pippin.core.kernels.quantized_matmul import (
+    Problem,
     Tile,
     choose_tile,
+    fit_tile,
+    multiply,
     quantized_matmul,
     supports,
     tile_constants,
@@ -31,12 +35,16 @@ MANTISSA = {mx.bfloat16: 8, mx.float16: 11}
 
 @dataclass(frozen=True)
 class Case:
-    """A product; rows and outputs at the edges of tiles."""
+    """A product; rows and outputs at the edges of tiles.
+
+    Attributes:
+        shape: Output tiles, width, depth and splits.
+    """
 
     rows: int
     outputs: int
     columns: int
-    output_tiles: int
+    shape: tuple[int, int, int, int]
     bits: int = 4
     group_size: int = 64
     dtype: mx.Dtype = mx.bfloat16
@@ -44,46 +52,45 @@ class Case:
     @property
     def name(self) -> str:
         dtype = str(self.dtype).rpartition(".")[2]
+        shape = "x".join(map(str, self.shape))
         return (
-            f"q{self.rows}x{self.columns}x{self.outputs}_{self.output_tiles}tiles"
+            f"q{self.rows}x{self.columns}x{self.outputs}_tile{shape}"
             f"_{self.bits}bit{self.group_size}_{dtype}"
         )
 
     @property
+    def problem(self) -> Problem:
+        return Problem(self.rows, self.outputs, self.columns, self.bits, self.group_size)
+
+    @property
     def tile(self) -> Tile:
-        tile = choose_tile(
-            self.rows,
-            self.outputs,
-            self.columns,
-            bits=self.bits,
-            group_size=self.group_size,
-            shared_limit=HOPPER,
-            output_tiles=(self.output_tiles,),
-        )
+        row_tiles = next((tiles for tiles in (1, 2, 4) if self.rows <= 8 * tiles), 8)
+        tile = fit_tile(self.problem, (row_tiles, *self.shape), HOPPER)
         assert tile is not None
         return tile
 
 
 CASES = [
-    Case(1, 16, 128, 1),
-    Case(1, 48, 1024, 2),
-    Case(7, 80, 2048, 3),
-    Case(8, 80, 2304, 4),
-    Case(9, 32, 1152, 1),
-    Case(15, 48, 896, 2, group_size=32),
-    Case(16, 96, 1280, 4, group_size=128),
-    Case(16, 48, 2048, 3),
-    Case(17, 48, 1152, 1),
-    Case(32, 80, 640, 2),
-    Case(33, 112, 1152, 3),
-    Case(64, 32, 640, 1),
-    Case(64, 64, 1024, 2, group_size=32),
-    Case(100, 48, 640, 1),
-    Case(8, 48, 2048, 2, dtype=mx.float16),
-    Case(33, 48, 640, 1, dtype=mx.float16),
-    Case(5, 48, 1152, 2, bits=8),
-    Case(16, 48, 640, 2, bits=8, group_size=32, dtype=mx.float16),
-    Case(40, 80, 768, 2, bits=8, group_size=128),
+    Case(1, 16, 128, (1, 1, 8, 1)),
+    Case(1, 48, 1024, (2, 1, 8, 1)),
+    Case(7, 80, 2048, (2, 2, 4, 2)),
+    Case(8, 80, 2304, (1, 1, 8, 2)),
+    Case(9, 32, 1152, (1, 1, 8, 1)),
+    Case(15, 48, 896, (2, 2, 2, 3), group_size=32),
+    Case(16, 144, 1280, (2, 4, 2, 1), group_size=128),
+    Case(16, 48, 2048, (2, 2, 4, 1)),
+    Case(17, 48, 1152, (2, 4, 1, 3)),
+    Case(32, 80, 640, (2, 2, 4, 1)),
+    Case(33, 112, 1152, (2, 4, 1, 1)),
+    Case(64, 32, 640, (3, 4, 2, 1)),
+    Case(64, 144, 1024, (1, 4, 2, 4), group_size=32),
+    Case(64, 208, 768, (2, 4, 2, 3)),
+    Case(100, 48, 640, (2, 4, 1, 2)),
+    Case(8, 48, 2048, (2, 1, 8, 1), dtype=mx.float16),
+    Case(33, 48, 640, (1, 4, 2, 2), dtype=mx.float16),
+    Case(5, 48, 1152, (1, 1, 8, 1), bits=8),
+    Case(16, 48, 640, (2, 2, 4, 1), bits=8, group_size=32, dtype=mx.float16),
+    Case(40, 80, 768, (2, 4, 1, 5), bits=8, group_size=128),
 ]
 
 
@@ -154,7 +161,7 @@ def test_product_is_that_of_the_dequantised_weight(
 
 @needs_compiler
 def test_a_poisoned_row_poisons_no_other(library: ctypes.CDLL) -> None:
-    case = CASES[10]
+    case = next(case for case in CASES if case.rows == 33)
     operands = make_operands(case)
     x = operands.arrays[0]
     x[5] = float("nan")
@@ -167,7 +174,7 @@ def test_a_poisoned_row_poisons_no_other(library: ctypes.CDLL) -> None:
 
 @needs_compiler
 def test_fewer_rows_give_the_same_numbers(library: ctypes.CDLL) -> None:
-    case = Case(16, 48, 2048, 3)
+    case = Case(16, 48, 2048, (2, 2, 4, 1))
     x, weight, scales, biases = make_operands(case).arrays
     few = Operands((x[:1], weight, scales, biases), np.zeros(0), np.zeros(0))
     all_rows = run(library, case, make_operands(case), eager=False)
@@ -178,21 +185,30 @@ def test_fewer_rows_give_the_same_numbers(library: ctypes.CDLL) -> None:
 @pytest.mark.parametrize("shape", [(4096, 1024), (12288, 4096), (896, 48), (28672, 8192)])
 def test_tiles_fit_twice_or_once(rows: int, shape: tuple[int, int]) -> None:
     columns, outputs = shape
+    problem = Problem(rows, outputs, columns, bits=4, group_size=64)
     for limit in (HOPPER, AMPERE):
-        tile = choose_tile(rows, outputs, columns, bits=4, group_size=64, shared_limit=limit)
+        tile = choose_tile(problem, limit)
         assert tile is not None
         assert tile.blocks * (tile.shared + 1024) <= limit
         assert tile.stages >= 2
 
 
-def test_small_weights_are_spread_over_the_card() -> None:
-    tile = choose_tile(8, 1024, 4096, bits=4, group_size=64, shared_limit=HOPPER)
+@pytest.mark.parametrize("rows", [8, 64])
+def test_small_weights_are_spread_over_the_card(rows: int) -> None:
+    problem = Problem(rows, 1024, 4096, bits=4, group_size=64)
+    tile = choose_tile(problem, HOPPER)
     assert tile is not None
-    assert tile.outputs == 16
+    assert math.prod(tile.grid(rows, 1024)) >= 64
+
+
+@pytest.mark.parametrize(("fewest", "most"), [(1, 8), (9, 16), (17, 32), (33, 64), (65, 128)])
+def test_rows_of_a_bucket_share_a_tile(fewest: int, most: int) -> None:
+    problems = (Problem(rows, 4096, 4096, bits=4, group_size=64) for rows in (fewest, most))
+    assert len({choose_tile(problem, HOPPER) for problem in problems}) == 1
 
 
 def test_nothing_fits_into_little_memory() -> None:
-    assert choose_tile(8, 64, 4096, bits=4, group_size=64, shared_limit=8192) is None
+    assert choose_tile(Problem(8, 64, 4096, bits=4, group_size=64), 8192) is None
 
 
 @pytest.mark.skipif(device_kind() == "cuda", reason="there is a GPU")
@@ -208,8 +224,10 @@ needs_cuda = pytest.mark.skipif(device_kind() != "cuda", reason="needs an NVIDIA
 def test_product_on_the_gpu(case: Case) -> None:
     operands = make_operands(case)
     x, *weight = operands.arrays
-    out = quantized_matmul(x, *weight, group_size=case.group_size, bits=case.bits)
+    bits, group_size = case.bits, case.group_size
+    out = multiply(x, *weight, group_size=group_size, bits=bits, tile=case.tile)
     check(out, case, operands)
+    check(quantized_matmul(x, *weight, group_size=group_size, bits=bits), case, operands)
 
 
 @needs_cuda
