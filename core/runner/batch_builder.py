@@ -14,7 +14,6 @@ from ..cache.block_table import BlockTable
 from ..cache.kv_layout import LayerGroup
 from .attention.row_attention import RowAttention
 from .forward_batch import ChunkPlan, ForwardBatch, GroupBatch
-from .upload import Upload, Uploaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,29 +81,23 @@ class BatchBuilder:
         for run in chunks:
             ids += run.token_ids
             positions += range(run.start, run.start + len(run.token_ids))
-        upload = Upload()
-        token_ids = _token_ids(ids, rows, drawn, upload)
-        at = upload.add(np.asarray(positions, np.int32))
-        groups = [
-            self._group_batch(index, rows, num_padding, chunks, upload)
-            for index in range(len(self._groups))
-        ]
-        logit_index = _logit_index(runs, len(ids), upload)
-        upload.send()
         return ForwardBatch(
-            token_ids=token_ids(),
-            positions=at(),
+            token_ids=_token_ids(ids, rows, drawn),
+            positions=mx.array(np.asarray(positions, np.int32)),
             num_rows=num_rows + num_padding,
-            groups=tuple(group() for group in groups),
-            logit_index=logit_index and logit_index(),
+            groups=tuple(
+                self._group_batch(index, rows, num_padding, chunks)
+                for index in range(len(self._groups))
+            ),
+            logit_index=_logit_index(runs, len(ids)),
         )
 
     def _is_chunk(self, run: Run) -> bool:
         return len(run.token_ids) > self._longest_row_run
 
     def _group_batch(
-        self, index: int, rows: Seq[Run], num_padding: int, chunks: Seq[Run], upload: Upload
-    ) -> Callable[[], GroupBatch]:
+        self, index: int, rows: Seq[Run], num_padding: int, chunks: Seq[Run]
+    ) -> GroupBatch:
         group = self._groups[index]
         tables, positions, slots = [], [], []
         for run in rows:
@@ -122,18 +115,17 @@ class BatchBuilder:
         start = len(slots)
         for run in chunks:
             parts.append(_slots(run.tables[index], run.start, run.start + len(run.token_ids)))
-            plans.append(_chunk_plan(run, run.tables[index], group, start, upload))
+            plans.append(_chunk_plan(run, run.tables[index], group, start))
             start += len(run.token_ids)
-        written = upload.add(np.concatenate(parts))
-        attended = self._attention.plan(tables, positions, group, upload) if tables else None
-        return lambda: GroupBatch(
-            slots=written(),
-            rows=attended and attended(),
-            chunks=tuple(plan() for plan in plans),
+        return GroupBatch(
+            slots=mx.array(np.concatenate(parts)),
+            rows=self._attention.plan(tables, positions, group) if tables else None,
+            chunks=tuple(plans),
         )
 
 
-def _token_ids(ids: Seq[int], rows: Seq[Run], drawn: mx.array | None, upload: Upload) -> Uploaded:
+def _token_ids(ids: Seq[int], rows: Seq[Run], drawn: mx.array | None) -> mx.array:
+    known = mx.array(np.asarray(ids, np.int32))
     source = np.full(len(ids), -1, np.int32)
     place = 0
     for run in rows:
@@ -141,20 +133,12 @@ def _token_ids(ids: Seq[int], rows: Seq[Run], drawn: mx.array | None, upload: Up
             source[place] = run.source
         place += len(run.token_ids)
     if drawn is None or not (source >= 0).any():
-        return upload.add(np.asarray(ids, np.int32))
-    last_tokens = drawn
-    if np.array_equal(source, np.arange(len(drawn))):
-        return lambda: last_tokens
-    known, places = upload.add(np.asarray(ids, np.int32)), upload.add(source)
-
-    def pick() -> mx.array:
-        at = places()
-        return mx.where(at >= 0, last_tokens[mx.maximum(at, 0)], known())
-
-    return pick
+        return known
+    pending = drawn[mx.array(np.maximum(source, 0))]
+    return mx.where(mx.array(source >= 0), pending, known)
 
 
-def _logit_index(runs: Seq[Run], num_tokens: int, upload: Upload) -> Uploaded | None:
+def _logit_index(runs: Seq[Run], num_tokens: int) -> mx.array | None:
     wanted: list[int] = []
     start = 0
     for run in runs:
@@ -163,7 +147,7 @@ def _logit_index(runs: Seq[Run], num_tokens: int, upload: Upload) -> Uploaded | 
         start = stop
     if len(wanted) == start:
         return None  # all of them, and of padding rows too: cutting these off is cheaper
-    return upload.add(np.asarray(wanted, np.int32))
+    return mx.array(np.asarray(wanted, np.int32))
 
 
 def _slots(table: BlockTable, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -173,16 +157,18 @@ def _slots(table: BlockTable, start: int, stop: int) -> np.ndarray[Any, np.dtype
     return (blocks * table.block_size + positions % table.block_size).astype(np.int32)
 
 
-def _chunk_plan(
-    run: Run, table: BlockTable, group: LayerGroup, start: int, upload: Upload
-) -> Callable[[], ChunkPlan]:
+def _chunk_plan(run: Run, table: BlockTable, group: LayerGroup, start: int) -> ChunkPlan:
     size = table.block_size
     length = len(run.token_ids)
     first_block = group.first_needed(run.start) // size
     num_prefix = run.start - first_block * size
     if num_prefix <= 0:
-        return lambda: ChunkPlan(start=start, length=length)
+        return ChunkPlan(start=start, length=length)
     stop_block = -(-(run.start + length) // size)
     ids = table.block_ids[first_block - table.first_block : stop_block - table.first_block]
-    blocks = upload.add(np.asarray(ids, np.uint32))
-    return lambda: ChunkPlan(start=start, length=length, num_prefix=num_prefix, blocks=blocks())
+    return ChunkPlan(
+        start=start,
+        length=length,
+        num_prefix=num_prefix,
+        blocks=mx.array(np.asarray(ids, np.uint32)),
+    )

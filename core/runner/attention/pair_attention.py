@@ -7,7 +7,6 @@ its inputs, which is too coarse for 16 bits, and MLX has no `segmented_mm` on CU
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
@@ -16,7 +15,6 @@ import numpy as np
 from ...backend import LOG2_E, exp2, mx
 from ...cache.block_table import BlockTable
 from ...cache.kv_layout import LayerGroup
-from ..upload import Upload
 from .row_attention import RowAttention, block_runs
 
 
@@ -70,9 +68,7 @@ class PairPlan:
 class PairAttention(RowAttention[PairPlan]):
     """Multiplies pair by pair, then sums each row's pairs."""
 
-    def plan(
-        self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup, upload: Upload
-    ) -> Callable[[], PairPlan]:
+    def plan(self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup) -> PairPlan:
         """See `RowAttention.plan`."""
         size = tables[0].block_size
         runs, firsts = block_runs(tables, positions, group)
@@ -87,16 +83,12 @@ class PairAttention(RowAttention[PairPlan]):
         valid = at <= last[:, None]
         if group.window is not None:
             valid &= at > (last - group.window)[:, None]
-        row_ids = upload.add(rows.astype(np.uint32))
-        blocks = upload.add(np.concatenate([np.asarray(run, np.uint32) for run in runs]))
-        valid_slots = upload.add(valid)
-        spans = upload.add(np.stack([stops - counts, stops], axis=1).astype(np.uint32))
-        return lambda: PairPlan(
+        return PairPlan(
             num_rows=len(runs),
-            rows=row_ids(),
-            blocks=blocks(),
-            valid=valid_slots(),
-            spans=spans(),
+            rows=mx.array(rows.astype(np.uint32)),
+            blocks=mx.array(np.concatenate([np.asarray(run, np.uint32) for run in runs])),
+            valid=mx.array(valid),
+            spans=mx.array(np.stack([stops - counts, stops], axis=1).astype(np.uint32)),
         )
 
     def attend(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Generic, TypeVar
 
 from ...backend import mx
 from ...cache.block_table import BlockTable
 from ...cache.kv_layout import LayerGroup
-from ..upload import Upload
 
 PlanT = TypeVar("PlanT")
 
@@ -33,18 +31,12 @@ class RowAttention(ABC, Generic[PlanT]):
     """Plans on the host what is read for one layer group, then attends, layer by layer."""
 
     @abstractmethod
-    def plan(
-        self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup, upload: Upload
-    ) -> Callable[[], PlanT]:
+    def plan(self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup) -> PlanT:
         """The arrays that tell which slots each row attends to.
 
         Args:
             tables: The block table of each row's sequence; several rows may share one.
             positions: Of each row's token; it attends to itself and what lies before.
-            upload: Takes the arrays.
-
-        Returns:
-            What makes the plan once they are sent.
         """
 
     @abstractmethod

@@ -6,7 +6,6 @@ copied side by side for MLX's fused attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -15,7 +14,6 @@ import numpy as np
 from ...backend import mx
 from ...cache.block_table import BlockTable
 from ...cache.kv_layout import LayerGroup
-from ..upload import Upload
 from .row_attention import RowAttention, block_runs
 
 # A table is as wide as a power of two blocks, from this one on.
@@ -62,9 +60,7 @@ class TablePlan:
 class TableAttention(RowAttention[TablePlan]):
     """Copies every row's blocks side by side and calls MLX's fused attention."""
 
-    def plan(
-        self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup, upload: Upload
-    ) -> Callable[[], TablePlan]:
+    def plan(self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup) -> TablePlan:
         """See `RowAttention.plan`."""
         size = tables[0].block_size
         runs, firsts = block_runs(tables, positions, group)
@@ -73,10 +69,12 @@ class TableAttention(RowAttention[TablePlan]):
         for row, run in enumerate(runs):
             padded[row, : len(run)] = run
             padded[row, len(run) :] = run[-1]
-        table = upload.add(padded)
-        starts = upload.add(np.asarray(firsts, np.int32) * size)
-        lengths = upload.add(np.asarray(positions, np.int32) + 1)
-        return lambda: TablePlan(table(), starts(), lengths(), group.window)
+        return TablePlan(
+            mx.array(padded),
+            mx.array(np.asarray(firsts, np.int32) * size),
+            mx.array(np.asarray(positions, np.int32) + 1),
+            group.window,
+        )
 
     def attend(
         self,

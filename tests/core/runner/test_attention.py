@@ -19,7 +19,6 @@ from pippin.core.runner.attention.pair_attention import PairAttention
 from pippin.core.runner.attention.row_attention import RowAttention
 from pippin.core.runner.attention.table_attention import TableAttention
 from pippin.core.runner.batch_builder import BatchBuilder, Run
-from pippin.core.runner.upload import Upload
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 # Of values of width 1: the rounding of the result plus that of the weights.
@@ -82,14 +81,11 @@ class Case:
     ) -> mx.array:
         """The newest token of every sequence."""
         positions = [keys.shape[1] - 1 for keys in self.keys]
-        upload = Upload()
-        plan = attention.plan(self.tables, positions, self.group, upload)
-        upload.send()
         return attention.attend(
             queries,
             self.store_keys,
             self.store_values if values is None else values,
-            plan(),
+            attention.plan(self.tables, positions, self.group),
             scale=scale,
             sinks=sinks,
         )
