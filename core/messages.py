@@ -80,6 +80,7 @@ class ChatPrompt:
 
     Attributes:
         tools: What the model may call; the template tells it.
+        reasoning_effort: ``none`` to ``xhigh``, for templates that know it; ``None`` says nothing.
         template_kwargs: Extra variables for the template (``chat_template_kwargs`` on the wire).
         add_generation_prompt: Whether the template opens a new assistant turn.
         continue_final_message: Whether the answer goes on where the last message ends.
@@ -87,6 +88,7 @@ class ChatPrompt:
 
     messages: Sequence[Message]
     tools: Sequence[ToolSpec] = ()
+    reasoning_effort: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     continue_final_message: bool = False

@@ -7,7 +7,7 @@ whether its text does is decided here. Runs on the engine thread, once per answe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from ..request import FinishReason, PositionLogprobs, RawLogprobs, RequestOutput, TokenLogprob
 from ..sampling_params import SamplingParams
@@ -17,18 +17,30 @@ from ..text.tokenizer import Tokenizer
 
 
 class OutputProcessor:
-    """Makes the `RequestOutput` of every step of one answer."""
+    """Makes the `RequestOutput` of every step of one answer.
+
+    Args:
+        shown_ids: Special tokens that the text shows, for whoever reads it on.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, *, request_id: str, index: int
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        *,
+        request_id: str,
+        index: int,
+        shown_ids: Set[int] = frozenset(),
     ) -> None:
         self._tokenizer = tokenizer
         self._params = params
         self._request_id = request_id
         self._index = index
-        self._detokenizer = tokenizer.make_detokenizer()
+        self._detokenizer = tokenizer.make_detokenizer(shown_ids=shown_ids)
         self._scanner = StopStringScanner(params.stop) if params.stop else None
-        self._logprobs = None if params.num_logprobs is None else _LogprobsQueue(tokenizer)
+        self._logprobs = (
+            None if params.num_logprobs is None else _LogprobsQueue(tokenizer, shown_ids)
+        )
         self._num_output_tokens = 0
         self._is_finished = False
 
@@ -156,9 +168,9 @@ class _LogprobsQueue:
     character behind it is out: only then is it certain that no stop string cuts the text before it.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown_ids: Set[int]) -> None:
         self._tokenizer = tokenizer
-        self._tracker = TokenSpanTracker(tokenizer)
+        self._tracker = TokenSpanTracker(tokenizer, shown_ids)
         self._unplaced: deque[RawLogprobs] = deque()
         self._placed: deque[tuple[TokenSpan, RawLogprobs]] = deque()
         self._num_released = 0

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidRequestError
-from ..messages import ChatPrompt, Message, ToolCall
+from ..messages import ChatPrompt, Message, TextPart, ToolCall
+from .spelled_tools import describe_tool, spell_out_tools
 from .tokenizer import Tokenizer
 
 # Variables that pippin sets, and parameters of transformers' renderer that are no variables.
@@ -59,26 +61,27 @@ def render_chat(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
                 f"chat_template_kwargs may not set '{name}': the server sets it.",
                 param="chat_template_kwargs",
             )
-    try:
-        return _render(tokenizer, prompt, arguments_as_json=False)
-    except Exception as error:  # a template is a program and can fail in any way
-        refusal = error
-    # Most templates want the arguments of tool calls as an object. A few join them to a string.
-    if any(message.tool_calls for message in prompt.messages):
+    if not tokenizer.chat_template_knows_tools:
+        prompt = spell_out_tools(prompt)
+    refusals: list[Exception] = []
+    for form in _FORMS:
         try:
-            return _render(tokenizer, prompt, arguments_as_json=True)
-        except Exception:
-            pass  # the first refusal is the one that speaks of the usual form
-    reason = " ".join(str(refusal).split()) or type(refusal).__name__
+            return _render(tokenizer, form(prompt.messages), prompt, form is _with_json_arguments)
+        except Exception as error:  # a template is a program and can fail in any way
+            refusals.append(error)
+    # The first refusal is the one that speaks of the usual form.
+    reason = " ".join(str(refusals[0]).split()) or type(refusals[0]).__name__
     raise InvalidRequestError(
         f"The model's chat template refused the conversation: {reason}", param="messages"
-    ) from refusal
+    ) from refusals[0]
 
 
-def _render(tokenizer: Tokenizer, prompt: ChatPrompt, *, arguments_as_json: bool) -> str:
+def _render(
+    tokenizer: Tokenizer, messages: Sequence[Message], prompt: ChatPrompt, arguments_as_json: bool
+) -> str:
     tool_names: dict[str, str] = {}
     turns: list[dict[str, Any]] = []
-    for message in prompt.messages:
+    for message in messages:
         turn = _to_turn(tokenizer, message)
         if message.tool_calls:
             turn["tool_calls"] = _to_calls(message.tool_calls, arguments_as_json=arguments_as_json)
@@ -90,9 +93,74 @@ def _render(tokenizer: Tokenizer, prompt: ChatPrompt, *, arguments_as_json: bool
             if name is not None:
                 turn.setdefault("name", name)
         turns.append(turn)
+    variables = _effort_variables(tokenizer, prompt.reasoning_effort) | dict(prompt.template_kwargs)
+    if prompt.tools:
+        variables["tools"] = [describe_tool(tool) for tool in prompt.tools]
+    if prompt.continue_final_message:
+        variables["continue_final_message"] = True
     return tokenizer.apply_chat_template(
-        turns, add_generation_prompt=prompt.add_generation_prompt, **prompt.template_kwargs
+        turns, add_generation_prompt=prompt.add_generation_prompt, **variables
     )
+
+
+def _effort_variables(tokenizer: Tokenizer, effort: str | None) -> dict[str, Any]:
+    """What templates call how hard to think. One that knows nothing of it gets nothing."""
+    if effort is None:
+        return {}
+    thinks = effort not in ("none", "minimal")
+    level = {"none": "low", "minimal": "low", "xhigh": "high"}.get(effort, effort)
+    variables = {"reasoning_effort": level, "enable_thinking": thinks, "thinking": thinks}
+    return {name: value for name, value in variables.items() if tokenizer.chat_template_knows(name)}
+
+
+def _as_given(messages: Sequence[Message]) -> Sequence[Message]:
+    return messages
+
+
+def _with_json_arguments(messages: Sequence[Message]) -> Sequence[Message]:
+    """Most templates want the arguments of tool calls as an object; a few join them to a string."""
+    if not any(message.tool_calls for message in messages):
+        raise ValueError("no calls")
+    return messages
+
+
+def _with_one_system_turn(messages: Sequence[Message]) -> Sequence[Message]:
+    """Rules that come in the middle are told by the user, where they stand."""
+    first, *rest = messages
+    return _joined([first, *(_as_user(message) for message in rest)])
+
+
+def _without_system_turns(messages: Sequence[Message]) -> Sequence[Message]:
+    """The user tells all rules."""
+    return _joined([_as_user(message) for message in messages])
+
+
+# From the conversation as it is to what the strictest templates take.
+_FORMS = (_as_given, _with_json_arguments, _with_one_system_turn, _without_system_turns)
+
+
+def _as_user(message: Message) -> Message:
+    if message.role not in ("system", "developer"):
+        return message
+    return Message(role="user", content=message.content)
+
+
+def _joined(messages: Sequence[Message]) -> list[Message]:
+    """Neighbouring turns of the user, or of the assistant without calls, as one."""
+    out: list[Message] = []
+    for message in messages:
+        last = out[-1] if out else None
+        if (
+            last is not None
+            and last.role == message.role
+            and message.role in ("user", "assistant")
+            and not (last.tool_calls or message.tool_calls)
+        ):
+            parts = (*last.content, TextPart("\n\n"), *message.content)
+            out[-1] = replace(last, content=parts, reasoning=message.reasoning or last.reasoning)
+        else:
+            out.append(message)
+    return out
 
 
 def _to_turn(tokenizer: Tokenizer, message: Message) -> dict[str, Any]:

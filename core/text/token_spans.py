@@ -7,6 +7,7 @@ over tokens, and several tokens may be held until a run ends.
 from __future__ import annotations
 
 from codecs import utf_8_decode
+from collections.abc import Set
 from typing import NamedTuple
 
 from .tokenizer import Tokenizer
@@ -23,14 +24,15 @@ class TokenSpan(NamedTuple):
 
 
 class TokenSpanTracker:
-    """Follows the detokenizer of one text that leaves special tokens out.
+    """Follows the detokenizer of one text that leaves special tokens out, but for some.
 
     Exact for valid text. In bytes that spell no character, spans are only kept in order and within
     the delta that shows them.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown_ids: Set[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
+        self._shown_ids = shown_ids
         self._num_shown = 0
         # The same text by the tokens' bytes alone: it knows borders that the deltas hide, but also
         # has the space that some decoders drop at the start.
@@ -45,7 +47,7 @@ class TokenSpanTracker:
             Spans that have become certain, one a token in order; none while `text` is empty.
         """
         self._pending_starts.append(self._num_spelled)
-        if token_id not in self._tokenizer.special_ids:
+        if token_id not in self._tokenizer.special_ids or token_id in self._shown_ids:
             data = self._open + self._tokenizer.token_bytes(token_id)
             spelled, num_used = utf_8_decode(data, "replace", False)
             self._open = data[num_used:]

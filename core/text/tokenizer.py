@@ -7,8 +7,9 @@ set. Every method may be called from several threads at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import cached_property, partial
 from typing import Any
 
 from .detokenizer import (
@@ -81,20 +82,32 @@ class Tokenizer:
         )
         return text
 
-    def make_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
-        """A fresh detokenizer, equal to `decode` with the same argument."""
+    def make_detokenizer(
+        self, *, skip_special_tokens: bool = True, shown_ids: Set[int] = frozenset()
+    ) -> Detokenizer:
+        """A fresh detokenizer, equal to `decode` with the same argument.
+
+        Args:
+            shown_ids: Special tokens that are not skipped.
+        """
         rules = self._rules
+        pieces = self._pieces[skip_special_tokens]
+        if shown_ids:
+            pieces = LazyTable(partial(self._piece_shown, shown_ids))
         if isinstance(rules, ByteLevelRules):
-            return ByteLevelDetokenizer(self._pieces[skip_special_tokens])
+            return ByteLevelDetokenizer(pieces)
         if isinstance(rules, SentencePieceRules):
             return SentencePieceDetokenizer(
                 rules,
-                self._pieces[skip_special_tokens],
+                pieces,
                 lambda token_id: rules.first_piece(self._name(token_id) or ""),
             )
+        hidden = self.special_ids - shown_ids if skip_special_tokens else frozenset()
         return WindowDetokenizer(
-            lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens),
-            self.special_ids if skip_special_tokens else frozenset(),
+            lambda ids: self.decode(
+                [token_id for token_id in ids if token_id not in hidden], skip_special_tokens=False
+            ),
+            hidden,
         )
 
     def token_text(self, token_id: int) -> str:
@@ -133,13 +146,27 @@ class Tokenizer:
         Many print the name of any role, so it must be spelled out as well; and some only speak of
         developers without letting one speak.
         """
-        template = self._hf.chat_template
-        sources = template.values() if isinstance(template, Mapping) else (template or "",)
-        if not any("developer" in source for source in sources):
+        if not self.chat_template_knows("developer"):
             return False
         return self._chat_template_shows_probe(
             {"role": "developer", "content": PROBE}, {"role": "user", "content": "user"}
         )
+
+    @cached_property
+    def chat_template_text(self) -> str:
+        """All of the model's templates, one after another; empty if there is none."""
+        template = self._hf.chat_template
+        sources = template.values() if isinstance(template, Mapping) else (template or "",)
+        return "\n".join(sources)
+
+    def chat_template_knows(self, word: str) -> bool:
+        """Whether the template speaks of a variable or a role."""
+        return re.search(rf"\b{re.escape(word)}\b", self.chat_template_text) is not None
+
+    @property
+    def chat_template_knows_tools(self) -> bool:
+        """Whether the template shows tools, or calls, or results."""
+        return any(map(self.chat_template_knows, ("tools", "tool_calls", "tool")))
 
     def apply_chat_template(
         self,
@@ -175,6 +202,9 @@ class Tokenizer:
             return None
         # A decoder pickles as its JSON: far cheaper than asking for the whole tokenizer's.
         return read_rules(json.loads(self._backend.decoder.__getstate__()))
+
+    def _piece_shown(self, shown_ids: Set[int], token_id: int) -> bytes | str | int | None:
+        return self._pieces[token_id not in shown_ids][token_id]  # type: ignore[no-any-return]
 
     def _make_pieces(self, skip_special_tokens: bool) -> LazyTable[Any]:
         nothing = b"" if isinstance(self._rules, ByteLevelRules) else None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from pippin.core.errors import InvalidRequestError
-from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall
+from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall, ToolSpec
 from pippin.core.text.chat_template import RESERVED_TEMPLATE_KWARGS, render_chat
 from pippin.core.text.tokenizer import Tokenizer
 
@@ -19,7 +19,7 @@ PARTS_ONLY = (
     "{% for m in messages %}[{{ m.role }}]"
     "{% for part in m.content %}({{ part.text }}){% endfor %}{% endfor %}"
 )
-DUMP = "{{ messages | tojson }}"
+DUMP = "{# tools #}{{ messages | tojson }}"
 
 
 def say(role: str, *texts: str, **fields: Any) -> Message:
@@ -27,8 +27,12 @@ def say(role: str, *texts: str, **fields: Any) -> Message:
 
 
 def render(template: str | None, *messages: Message, **fields: Any) -> str:
+    return render_prompt(template, ChatPrompt(messages=messages, **fields))
+
+
+def render_prompt(template: str | None, prompt: ChatPrompt) -> str:
     tokenizer = Tokenizer(tokenizers.make_byte_tokenizer(chat_template=template))
-    return render_chat(tokenizer, ChatPrompt(messages=messages, **fields))
+    return render_chat(tokenizer, prompt)
 
 
 def dump(*messages: Message, template: str = DUMP) -> Any:
@@ -192,3 +196,79 @@ def test_model_without_a_template_names_the_alternative() -> None:
 def test_conversation_without_messages_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="empty"):
         render(tokenizers.CHATML)
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('system first') }}{% endif %}{{ m.role[0] }}:{{ m.content }};{% endfor %}"
+)
+
+
+def test_rules_in_the_middle_are_told_by_the_user_where_templates_want_them_first() -> None:
+    turns = [say("system", "a"), say("user", "b"), say("system", "c"), say("assistant", "d")]
+
+    assert render(ALTERNATING, *turns) == "s:a;u:b\n\nc;a:d;"
+    # Where they may stand they stay.
+    assert render(ALTERNATING.replace("not loop.first", "false"), *turns) == "s:a;u:b;s:c;a:d;"
+
+
+def test_templates_without_system_turns_get_none() -> None:
+    strict = ALTERNATING.replace("not loop.first", "true")
+
+    assert render(strict, say("system", "a"), say("user", "b")) == "u:a\n\nb;"
+
+
+def test_tools_are_spelled_out_for_templates_without_a_place_for_them() -> None:
+    call = ToolCall(call_id="c1", name="look", arguments={"at": "é"})
+    prompt = ChatPrompt(
+        messages=(
+            say("user", "u"),
+            say("assistant", "so", tool_calls=[call]),
+            say("tool", "seen", tool_call_id="c1"),
+        ),
+        tools=(ToolSpec(name="look", parameters={"type": "object"}),),
+    )
+
+    text = render_prompt(ALTERNATING, prompt)
+
+    assert '{"type": "function", "function": {"name": "look", "parameters"' in text
+    assert 'a:so\n<tool_call>\n{"name": "look", "arguments": {"at": "é"}}\n</tool_call>;' in text
+    assert text.endswith("u:<tool_response>\nseen\n</tool_response>;")
+
+
+def test_tools_reach_templates_in_their_usual_form() -> None:
+    tool = ToolSpec(name="look", description="sees", parameters={"type": "object"})
+    prompt = ChatPrompt(messages=(say("user", "u"),), tools=(tool,))
+
+    shown = json.loads(render_prompt("{{ tools | tojson }}", prompt))
+
+    function = {"name": "look", "description": "sees", "parameters": {"type": "object"}}
+    assert shown == [{"type": "function", "function": function}]
+
+
+@pytest.mark.parametrize(
+    ("effort", "shown"),
+    [
+        (None, ",,"),
+        ("none", "low,False,False"),
+        ("medium", "medium,True,True"),
+        ("xhigh", "high,True,True"),
+    ],
+)
+def test_effort_is_told_by_the_names_that_templates_know(effort: str | None, shown: str) -> None:
+    template = "{{ reasoning_effort }},{{ enable_thinking }},{{ thinking }}"
+    prompt = ChatPrompt(messages=(say("user", "u"),), reasoning_effort=effort)
+
+    assert render_prompt(template, prompt) == shown
+    assert render_prompt("{{ messages[0].content }}", prompt) == "u"
+
+
+def test_the_last_message_can_be_gone_on_with() -> None:
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+    prompt = ChatPrompt(
+        messages=(say("user", "u"), say("assistant", "I thi")),
+        add_generation_prompt=False,
+        continue_final_message=True,
+    )
+
+    assert render_prompt(template, prompt) == "<user>u</><assistant>I thi"

@@ -58,6 +58,25 @@ def test_random_ids_stream_as_they_decode(name: str, skip: bool, data: st.DataOb
     )
 
 
+@pytest.mark.parametrize("name", EVERY)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_some_special_tokens_can_be_shown(name: str, data: st.DataObject) -> None:
+    tokenizer = EVERY[name]
+    shown = data.draw(st.frozensets(st.sampled_from(sorted(tokenizer.special_ids)), min_size=1))
+    # Of an unknown decoder, text is known only where it does not change any more.
+    ids = data.draw(token_ids(tokenizer, num_beyond=0))
+    if name == "opaque_bytes":
+        ids = [token_id for token_id in ids if token_id in tokenizer.special_ids]
+    detokenizer = tokenizer.make_detokenizer(shown_ids=shown)
+
+    text = "".join(map(detokenizer.feed, ids)) + detokenizer.close()
+
+    hidden = tokenizer.special_ids - shown
+    seen = [token_id for token_id in ids if token_id not in hidden]
+    assert text == tokenizer.decode(seen, skip_special_tokens=False)
+
+
 @pytest.mark.parametrize("skip", [True, False])
 @settings(deadline=None, max_examples=100)
 @given(data=st.data())
