@@ -1,0 +1,257 @@
+"""Rules for an answer to the text of a llguidance grammar. Pure text; compiles nothing.
+
+Grammars are in llguidance's dialect of Lark. Markers that are tokens of their own are named by id:
+free text never holds such a token, so a marker cannot be spelled where it is not allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from llguidance.gbnf_to_lark import any_to_lark
+
+from ..errors import InvalidRequestError, UnsupportedFeatureError
+from ..messages import ToolSpec
+from ..reply_rules import ReplyRules, ResponseFormat
+from .tool_grammar import Json, Maybe, Pattern, Piece, TextUntil, ToolGrammar
+
+# Between JSON's tokens: what people and models write, but no endless run of blanks, which a small
+# model falls into where the grammar holds it back from what it wanted to write.
+_JSON_BLANKS = r" |\n {0,40}"
+_ANY_TEXT = "/(?s:.*)/"
+
+
+class GrammarWriter:
+    """Writes one grammar.
+
+    Args:
+        marker_ids: Text and id of tokens that are no part of text.
+        end_ids: Those of them that end an answer.
+        accepts_schema: Whether llguidance can follow a JSON schema.
+        content_begin: What stands before all that is said.
+    """
+
+    def __init__(
+        self,
+        marker_ids: Mapping[str, int],
+        end_ids: frozenset[int],
+        accepts_schema: Callable[[str], bool],
+        content_begin: str = "",
+    ) -> None:
+        self._marker_ids = marker_ids
+        self._end_ids = end_ids
+        self._accepts_schema = accepts_schema
+        self._content_begin = content_begin
+        longest_first = sorted(marker_ids, key=len, reverse=True)
+        self._markers = re.compile("(" + "|".join(map(re.escape, longest_first or ["(?!)"])) + ")")
+        self._rules: list[str] = []
+        self._grammars: list[dict[str, str]] = []
+
+    def write(self, rules: ReplyRules, tools: Sequence[ToolSpec], calls: ToolGrammar | None) -> str:
+        """The grammar of an answer that `needs_grammar`.
+
+        Raises:
+            InvalidRequestError: A rule asks for what cannot be.
+        """
+        choice, start = rules.tool_choice, None
+        if choice.mode in ("required", "named"):
+            start = self._forced_calls(rules, tools, calls)
+        else:
+            if rules.response_format is not None:
+                start = self._said(self._content(rules.response_format))
+            if choice.mode == "auto" and tools and calls is not None:
+                start = self._free_calls(rules, tools, calls, start)
+        main = "\n".join([f"start: {start}", *self._rules])
+        return json.dumps({"grammars": [{"lark_grammar": main}, *self._grammars]})
+
+    def _said(self, content: str) -> str:
+        return f"{self._literal(self._content_begin)} {self._rule(content)}"
+
+    def _content(self, form: ResponseFormat) -> str:
+        value = form.value
+        match form.kind:
+            case "json_object":
+                return self._json({"type": "object"})
+            case "json_schema" if isinstance(value, Mapping):
+                return self._json(value)
+            case "regex" if isinstance(value, str):
+                return self._regex(value)
+            case "choice" if isinstance(value, Sequence) and value and not isinstance(value, str):
+                return _any_of(self._quote(_text(item)) for item in value)
+            case "grammar" if isinstance(value, str):
+                self._grammars.append({"name": "content", "lark_grammar": _to_lark(value)})
+                return "@content"
+            case "structural_tag" if isinstance(value, Mapping):
+                return self._structural_tag(value)
+        raise ValueError("its value has the wrong type")
+
+    def _forced_calls(
+        self, rules: ReplyRules, tools: Sequence[ToolSpec], calls: ToolGrammar | None
+    ) -> str:
+        if calls is None:
+            raise UnsupportedFeatureError(
+                "Calls cannot be enforced: how this model writes them is not known.",
+                param="tool_choice",
+            )
+        choice = rules.tool_choice
+        chosen = [tool for tool in tools if choice.mode == "required" or tool.name == choice.name]
+        if not chosen:
+            raise InvalidRequestError("There is no such tool to call.", param="tool_choice")
+        many = rules.parallel_tool_calls and choice.mode == "required"
+        return self._group(chosen, calls, many=many)
+
+    def _free_calls(
+        self, rules: ReplyRules, tools: Sequence[ToolSpec], calls: ToolGrammar, content: str | None
+    ) -> str:
+        many = rules.parallel_tool_calls
+        if self._content_begin and content is None:
+            content = self._said(_ANY_TEXT)
+        if content is not None:
+            return f"{content} | {self._group(tools, calls, many=many)}"
+        if calls.trigger:
+            rest = self._group(tools, calls, many=many, without=calls.trigger)
+            group = self._rule(f"{self._free_until(calls.trigger)} {rest}")
+            text = self._rule(_ANY_TEXT)
+            return f"{group}* {text}" if many else f"{group} | {text}"
+        first = {(calls.begin or _head(calls.call(tool)))[:1] for tool in tools}
+        other = f"/[^{re.escape(''.join(sorted(first)))}](?s:.*)/"
+        return f'"" | {other} | {self._group(tools, calls, many=many)}'
+
+    def _group(
+        self, tools: Sequence[ToolSpec], calls: ToolGrammar, *, many: bool, without: str = ""
+    ) -> str:
+        """``begin call (between call)* end``, from behind the trigger if there was one."""
+        parts = [self._literal(calls.begin.removeprefix(without))]
+        parts.append(self._one_of(tools, calls, "" if calls.begin else without))
+        if many:
+            parts.append(f"({self._literal(calls.between)} {self._one_of(tools, calls, '')})*")
+        parts.append(self._literal(calls.end))
+        return self._rule(" ".join(part for part in parts if part))
+
+    def _one_of(self, tools: Sequence[ToolSpec], calls: ToolGrammar, without: str) -> str:
+        return self._rule(_any_of([self._call(tool, calls, without) for tool in tools]))
+
+    def _call(self, tool: ToolSpec, calls: ToolGrammar, without: str) -> str:
+        schema = {"type": "object", **tool.parameters}
+        if not tool.strict and not self._accepts_schema(_guided(schema, lenient=True)):
+            schema = {"type": "object"}
+        pieces = list(calls.call(ToolSpec(name=tool.name, parameters=schema, strict=tool.strict)))
+        if without:
+            assert _head(pieces).startswith(without), "a trigger that calls do not begin with"
+            pieces[0] = _head(pieces)[len(without) :]
+        return self._rule(self._pieces(pieces, lenient=not tool.strict))
+
+    def _pieces(self, pieces: Sequence[Piece], *, lenient: bool) -> str:
+        return " ".join(self._piece(piece, lenient=lenient) for piece in pieces) or '""'
+
+    def _piece(self, piece: Piece, *, lenient: bool) -> str:
+        match piece:
+            case str():
+                return self._literal(piece)
+            case Json(schema):
+                return self._json(schema, lenient=lenient)
+            case TextUntil(end):
+                return self._free_until(end)
+            case Pattern(regex):
+                return self._regex(regex)
+            case Maybe(pieces):
+                return f"({self._pieces(pieces, lenient=lenient)})?"
+
+    def _structural_tag(self, tag: Mapping[str, Any]) -> str:
+        """Free text in which triggers begin structures: ``{"structures", "triggers"}``."""
+        options = []
+        for structure in tag["structures"]:
+            begin, end = _text(structure["begin"]), _text(structure.get("end", ""))
+            trigger = next((t for t in tag["triggers"] if t and begin.startswith(t)), None)
+            if trigger is None:
+                raise ValueError(f"no trigger begins the structure that begins with {begin!r}")
+            body = self._json(structure.get("schema", {}))
+            rest = f"{self._literal(begin[len(trigger) :])} {body} {self._literal(end)}"
+            options.append(self._rule(f"{self._free_until(trigger)} {rest}"))
+        if not options:
+            raise ValueError("there are no structures")
+        return f"({_any_of(options)})* {self._rule(_ANY_TEXT)}"
+
+    def _free_until(self, end: str) -> str:
+        """Any text up to and with the first ``end``."""
+        found = self._markers.search(end)
+        if found is None:
+            return self._rule(_ANY_TEXT, f"[suffix={self._quote(end)}]")
+        # A marker is no text: what stands before it cannot be told from free text, nor need it be.
+        return f"{self._rule(_ANY_TEXT)} {self._literal(end[found.start() :])}"
+
+    def _literal(self, text: str) -> str:
+        """Text with markers; those that end an answer are not drawn as part of it."""
+        parts = []
+        for part in self._markers.split(text):
+            if (token_id := self._marker_ids.get(part)) is None:
+                parts += [self._quote(part)] if part else []
+            elif token_id not in self._end_ids:
+                parts.append(f"<[{token_id}]>")
+        return " ".join(parts)
+
+    def _json(self, schema: Mapping[str, Any], *, lenient: bool = False) -> str:
+        return self._rule(f"%json {_guided(schema, lenient=lenient)}")
+
+    def _regex(self, regex: str) -> str:
+        # A slash would end the pattern, and a line's end the rule.
+        inner = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\/", regex).replace("\n", r"\n")
+        return self._rule(f"/{inner}/")
+
+    def _quote(self, text: str) -> str:
+        return json.dumps(text, ensure_ascii=False)
+
+    def _rule(self, body: str, options: str = "") -> str:
+        name = f"r{len(self._rules)}"
+        self._rules.append(f"{name}{options}: {body}")
+        return name
+
+
+def needs_grammar(rules: ReplyRules, tools: Sequence[ToolSpec], calls: ToolGrammar | None) -> bool:
+    """Whether anything is asked for that a grammar must enforce."""
+    mode = rules.tool_choice.mode
+    if rules.response_format is not None or mode in ("required", "named"):
+        return True
+    # Where nobody knows how a call looks, there is none to hold to anything.
+    is_free = rules.parallel_tool_calls and not any(tool.strict for tool in tools)
+    return mode == "auto" and bool(tools) and calls is not None and not is_free
+
+
+def wire_name(rules: ReplyRules) -> str:
+    """The field that a grammar came from."""
+    if rules.response_format is None:
+        return "tools"
+    kind = rules.response_format.kind
+    return "response_format" if kind.startswith("json") else f"structured_outputs.{kind}"
+
+
+def _guided(schema: Mapping[str, Any], *, lenient: bool) -> str:
+    # The key is llguidance's: a caller's own would switch off what is asked for here.
+    guidance = {"whitespace_pattern": _JSON_BLANKS, "lenient": lenient}
+    return json.dumps({**schema, "x-guidance": guidance}, allow_nan=False)
+
+
+def _any_of(options: Iterable[str]) -> str:
+    return " | ".join(options)
+
+
+def _head(pieces: Sequence[Piece]) -> str:
+    """The text that a call begins with."""
+    return pieces[0] if pieces and isinstance(pieces[0], str) else ""
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def _to_lark(grammar: str) -> str:
+    try:
+        lark: str = any_to_lark(grammar)  # GBNF is told from Lark by its ``::=``
+    except Exception as error:  # the converter has errors of its own, of no common kind
+        raise ValueError(f"it cannot be read as GBNF: {error}") from error
+    return lark

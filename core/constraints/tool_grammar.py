@@ -1,0 +1,64 @@
+"""How a tool dialect writes calls, in pieces from which grammars are put together.
+
+Texts are plain text with markers spelled out: whether a marker is a token of its own depends on
+the model's tokenizer, and the grammar builder looks there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ..messages import ToolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """JSON that follows a schema. A part of a larger schema brings its ``$defs`` along."""
+
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TextUntil:
+    """Any text that ends with the first `end`, which is part of it."""
+
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Text that matches a regular expression (Rust's syntax, no anchors)."""
+
+    regex: str
+
+
+@dataclass(frozen=True, slots=True)
+class Maybe:
+    """Pieces that may be left out together."""
+
+    pieces: Sequence[Piece]
+
+
+Piece: TypeAlias = str | Json | TextUntil | Pattern | Maybe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolGrammar:
+    """What the calls of an answer look like: ``begin call (between call)* end``.
+
+    Attributes:
+        call: One call of a tool, its own markers included. Arguments follow the given `parameters`,
+            which may be looser than what the caller wrote. An end-of-sequence token that ends the
+            answer is left out.
+        trigger: Begins calls wherever it stands in free text, and begins nothing else: a prefix of
+            ``begin``, or of every call where that is empty. Empty where only an answer's very start
+            can be a call.
+    """
+
+    call: Callable[[ToolSpec], Sequence[Piece]]
+    trigger: str
+    begin: str = ""
+    between: str = ""
+    end: str = ""

@@ -1,0 +1,201 @@
+"""The parser that is made of a reasoning dialect and a tool dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ..messages import ToolSpec
+from .call_reader import CallContext, ToolDialect
+from .event_writer import EventWriter, long_id, short_id
+from .events import ReplyEvent
+from .scanner import MalformedError, Pull, Scanner
+
+AnswerReader: TypeAlias = Callable[[CallContext, bool], Pull[None]]
+"""Reads a whole answer; told whether it starts in reasoning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningDialect:
+    """How a model marks what it thinks.
+
+    Attributes:
+        opens: Begin it. The first is the one that models write.
+        closes: End it, in the same order of preference.
+        silent: Stand around the content, and are no part of it.
+        content_begin: Stands before all that is said, whether the model has reasoned or not.
+        read: Reads the whole answer, tool calls too, for models whose every message has a header.
+    """
+
+    opens: tuple[str, ...]
+    closes: tuple[str, ...]
+    silent: tuple[str, ...] = ()
+    content_begin: str = ""
+    read: AnswerReader | None = None
+
+    @property
+    def end(self) -> str:
+        """What closes reasoning, if it has to be closed for the model."""
+        return self.closes[0]
+
+    def starts_in_reasoning(self, prompt_text: str, *, continues: bool = False) -> bool:
+        """Whether an answer to this prompt starts as reasoning.
+
+        Args:
+            prompt_text: The rendered prompt, special tokens included.
+            continues: Whether the answer goes on in the middle of an assistant's message.
+        """
+        text = prompt_text.rstrip()
+        if any(text.endswith(marker) for marker in self.opens):
+            return True
+        opened = max(text.rfind(marker) for marker in self.opens)
+        return continues and opened > max(text.rfind(marker) for marker in self.closes)
+
+
+NO_REASONING = ReasoningDialect(opens=(), closes=())
+
+
+class ReplyParser:
+    """See `OutputParser`."""
+
+    def __init__(
+        self,
+        tool_dialect: ToolDialect | None,
+        reasoning: ReasoningDialect,
+        tools: Sequence[ToolSpec] = (),
+        *,
+        starts_in_reasoning: bool = False,
+    ) -> None:
+        has_short_ids = tool_dialect is not None and tool_dialect.has_short_ids
+        self._scanner = Scanner()
+        self._out = EventWriter(short_id if has_short_ids else long_id)
+        self._out.is_reasoning = starts_in_reasoning
+        schemas: Mapping[str, Mapping[str, Any]] = {tool.name: tool.parameters for tool in tools}
+        context = CallContext(self._scanner, self._out, schemas)
+        if reasoning.read is not None:
+            self._reading = reasoning.read(context, starts_in_reasoning)
+        else:
+            reader = _AnswerReader(context, tool_dialect, reasoning)
+            self._reading = reader.read(starts_in_reasoning)
+        next(self._reading)
+
+    @property
+    def is_reasoning(self) -> bool:
+        """See `OutputParser.is_reasoning`."""
+        return self._out.is_reasoning
+
+    def feed(self, text: str) -> list[ReplyEvent]:
+        """See `OutputParser.feed`."""
+        if text:
+            self._scanner.push(text)
+            next(self._reading)
+        return self._out.take()
+
+    def close(self) -> list[ReplyEvent]:
+        """See `OutputParser.close`."""
+        self._scanner.end()
+        next(self._reading, None)
+        return self._out.take()
+
+
+class _AnswerReader:
+    """Reads text with markers in it."""
+
+    def __init__(
+        self, context: CallContext, tools: ToolDialect | None, reasoning: ReasoningDialect
+    ) -> None:
+        self._context = context
+        self._tools = tools
+        self._reasoning = reasoning
+        self._call_markers = (*tools.opens, *tools.wraps) if tools else ()
+        self._closes = tools.closes if tools else ()
+        tags = (*reasoning.opens, *reasoning.closes, *reasoning.silent)
+        self._markers = tuple(dict.fromkeys((*self._call_markers, *self._closes, *tags)))
+        self._has_failed = False
+
+    def read(self, starts_in_reasoning: bool) -> Pull[None]:
+        """Read it all."""
+        scanner, out = self._context.scanner, self._context.out
+        marker = ""
+        if starts_in_reasoning:
+            marker = yield from self._read_reasoning()
+        yield from self._read_bare(marker)
+        while True:
+            if not marker:
+                marker = yield from scanner.text_until(self._markers, out.content)
+            if not marker:
+                return
+            if marker in self._call_markers:
+                yield from self._read_call(marker)
+                marker = ""
+            elif marker in self._reasoning.opens:
+                marker = yield from self._read_reasoning()
+                yield from self._read_bare(marker)
+            else:
+                if self._has_failed and marker in self._closes:
+                    out.content(scanner.opening())
+                else:
+                    yield from scanner.skip_newlines()
+                    yield from self._read_bare("")
+                marker = ""
+
+    def _read_reasoning(self) -> Pull[str]:
+        """Read up to its end; if a call ended it, return the call's marker."""
+        scanner, out = self._context.scanner, self._context.out
+        out.is_reasoning = True
+        yield from scanner.skip_newlines()
+        # The model may repeat what the template wrote.
+        if (yield from scanner.accept(self._reasoning.opens)):
+            yield from scanner.skip_newlines()
+        calls = self._call_markers if self._tools and self._tools.ends_reasoning else ()
+        ends = (*self._reasoning.closes, *calls)
+        marker = yield from scanner.text_until(ends, out.reasoning)
+        out.is_reasoning = False
+        if marker in calls:
+            return marker
+        yield from scanner.skip_newlines()
+        return ""
+
+    def _read_bare(self, marker: str) -> Pull[None]:
+        """Read a call that begins the answer without a marker, if one does."""
+        if marker or not self._tools or not self._tools.bare:
+            return
+        scanner = self._context.scanner
+        scanner.mark()
+        scanner.begin_call()
+        char = yield from scanner.skip_space()
+        if not char or (char not in self._tools.bare and self._tools.bare != "*"):
+            scanner.rewind()
+            return
+        yield from self._try("", is_bare=True)
+
+    def _read_call(self, marker: str) -> Pull[None]:
+        scanner, tools = self._context.scanner, self._tools
+        assert tools is not None
+        scanner.begin_call()
+        while marker in tools.wraps:
+            yield from scanner.skip_space()
+            marker = yield from scanner.accept(self._call_markers)
+            if marker:
+                scanner.commit()
+        yield from self._try(marker)
+
+    def _try(self, marker: str, *, is_bare: bool = False) -> Pull[None]:
+        context, scanner, tools = self._context, self._context.scanner, self._tools
+        assert tools is not None
+        try:
+            if not marker and not is_bare:
+                raise MalformedError
+            yield from tools.read(context, marker)
+        except MalformedError:
+            context.out.content(scanner.rewind())
+            self._has_failed = True
+            return
+        self._has_failed = False
+        scanner.end_call()
+        while True:
+            yield from scanner.skip_space()
+            if not (yield from scanner.accept(tools.closes)):
+                scanner.skip_part(tools.closes)
+                break

@@ -1,0 +1,64 @@
+"""Whatever a dialect's grammar lets through, its parser reads as calls that follow the schema."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import byte_tokenizer
+import jsonschema  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+
+from pippin.core.constraints.compiler import ConstraintCompiler
+from pippin.core.messages import ToolSpec
+from pippin.core.parsing.detect import make_parser
+from pippin.core.parsing.events import ContentDelta, ToolCallDelta, ToolCallStart
+from pippin.core.parsing.tool_grammars import TOOL_GRAMMARS
+from pippin.core.reply_rules import ReplyRules, ToolChoice
+from pippin.core.text.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer(byte_tokenizer.make_byte_tokenizer())
+(EOS_ID,) = TOKENIZER.eos_token_ids
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "count": {"type": "integer", "minimum": 0, "maximum": 99},
+        "kind": {"type": "string", "enum": ["fish", "fowl"]},
+        "fresh": {"type": "boolean"},
+        "sizes": {"type": "array", "items": {"enum": [1, "a"]}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["count", "kind"],
+    "additionalProperties": False,
+}
+TOOLS = tuple(ToolSpec(name=name, parameters=SCHEMA, strict=True) for name in ("catch", "cook"))
+BLANKS = {*b" \n", 258}
+
+
+@pytest.mark.parametrize("mode", ["named", "required"])
+@pytest.mark.parametrize("dialect", TOOL_GRAMMARS)
+def test_what_may_be_written_is_read(dialect: str, mode: str) -> None:
+    choice = ToolChoice("named", "cook") if mode == "named" else ToolChoice("required")
+    compiler = ConstraintCompiler(TOKENIZER, 269, calls=TOOL_GRAMMARS[dialect])
+    factory = compiler.compile(
+        ReplyRules(tool_choice=choice, parallel_tool_calls=mode == "named"), TOOLS
+    )
+    assert factory is not None
+    for seed in range(3):
+        rng, constraint, token_ids = random.Random(seed), factory(), list[int]()
+        while EOS_ID not in token_ids:
+            row = np.full(9, 0xFFFFFFFF, dtype=np.uint32)
+            constraint.fill(row)
+            bits = np.unpackbits(row.view(np.uint8), bitorder="little")[:269]
+            options = {int(token_id) for token_id in np.flatnonzero(bits)}
+            # Blanks would be most of it.
+            token_ids.append(rng.choice(sorted(options - BLANKS or options)))
+            constraint.accept(token_ids[-1])
+        parser = make_parser(dialect, None, TOOLS)
+        text = TOKENIZER.decode(token_ids[:-1], skip_special_tokens=False)
+        events = [*parser.feed(text), *parser.close()]
+        (name,) = [event.name for event in events if isinstance(event, ToolCallStart)]
+        assert name == "cook" if mode == "named" else name in ("catch", "cook")
+        assert not [e for e in events if isinstance(e, ContentDelta) and e.text.strip()]
+        arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+        jsonschema.validate(json.loads(arguments), SCHEMA)
