@@ -74,6 +74,17 @@ ServedModelNameOption = Annotated[
         envvar="PIPPIN_SERVED_MODEL_NAME",
     ),
 ]
+AliasOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--alias",
+        metavar="NAME",
+        help="Another name of the model, in which * stands for any text, like claude-*; a * alone "
+        "takes every name. May be given more than once, and the variable may hold several with "
+        "spaces between. Default: none.",
+        envvar="PIPPIN_ALIAS",
+    ),
+]
 MaxModelLenOption = Annotated[
     int | None,
     typer.Option(
@@ -157,6 +168,36 @@ DraftModelOption = Annotated[
         help="A small model with the same tokens that guesses ahead: a folder, a .gguf file, or a "
         "hub id. Default: none.",
         envvar="PIPPIN_DRAFT_MODEL",
+    ),
+]
+ToolCallParserOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tool-call-parser",
+        metavar="NAME",
+        help="How the model writes tool calls, such as hermes, llama3 or mistral; 'off' looks for "
+        "none. Default: what its chat template tells.",
+        envvar="PIPPIN_TOOL_CALL_PARSER",
+    ),
+]
+ReasoningParserOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reasoning-parser",
+        metavar="NAME",
+        help="How the model marks what it thinks, such as think or mistral; 'off' takes all for "
+        "the answer. Default: what its chat template tells.",
+        envvar="PIPPIN_REASONING_PARSER",
+    ),
+]
+ResponseStoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--response-store",
+        metavar="FILE",
+        help="Where responses are kept for callers that come back to them; 'off' keeps none. "
+        "Default: responses.sqlite in pippin's cache folder.",
+        envvar="PIPPIN_RESPONSE_STORE",
     ),
 ]
 LogLevelOption = Annotated[

@@ -13,6 +13,7 @@ def serve(  # noqa: PLR0913 - typer makes one parameter of every option
     host: options.HostOption = None,
     port: options.PortOption = None,
     served_model_name: options.ServedModelNameOption = None,
+    alias: options.AliasOption = None,
     max_model_len: options.MaxModelLenOption = None,
     max_num_seqs: options.MaxNumSeqsOption = None,
     kv_cache_memory: options.KvCacheMemoryOption = None,
@@ -22,15 +23,19 @@ def serve(  # noqa: PLR0913 - typer makes one parameter of every option
     speculation: options.SpeculationOption = None,
     draft_tokens: options.DraftTokensOption = None,
     draft_model: options.DraftModelOption = None,
+    tool_call_parser: options.ToolCallParserOption = None,
+    reasoning_parser: options.ReasoningParserOption = None,
+    response_store: options.ResponseStoreOption = None,
     log_level: options.LogLevelOption = None,
     api_key: options.ApiKeyOption = None,
 ) -> None:
-    """Serve a model over an OpenAI-compatible API."""
+    """Serve a model over APIs compatible with OpenAI's, Anthropic's and Ollama's."""
     given = {
         "model": model,
         "host": host,
         "port": port,
         "served_model_name": served_model_name,
+        "alias": alias,
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,
         "kv_cache_memory": kv_cache_memory,
@@ -40,6 +45,9 @@ def serve(  # noqa: PLR0913 - typer makes one parameter of every option
         "speculation": None if speculation is None else speculation.value,
         "draft_tokens": draft_tokens,
         "draft_model": draft_model,
+        "tool_call_parser": tool_call_parser,
+        "reasoning_parser": reasoning_parser,
+        "response_store": response_store,
         "log_level": None if log_level is None else log_level.value,
         "api_key": api_key,
     }

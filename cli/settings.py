@@ -14,6 +14,7 @@ from typing import Any
 
 from pippin.core.config import CacheConfig, EngineConfig, SchedulerConfig, Speculation
 from pippin.core.errors import ConfigError
+from pippin.core.models.cache_folder import cache_folder
 from pippin.server.config import ServerConfig
 
 from .byte_size import parse_bytes
@@ -21,7 +22,11 @@ from .byte_size import parse_bytes
 _TABLE = "serve"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _CHOICES = {"log_level": LOG_LEVELS, "speculation": tuple(Speculation)}
-_TEXTS = ("model", "host", "served_model_name", "draft_model", *_CHOICES)
+_TEXTS = (
+    *("model", "host", "served_model_name", "draft_model"),
+    *("tool_call_parser", "reasoning_parser", "response_store", *_CHOICES),
+)
+_LISTS = ("api_key", "alias")
 _SERVER, _ENGINE = ServerConfig(), EngineConfig()
 _CACHE, _SCHEDULER = _ENGINE.cache, _ENGINE.scheduler
 
@@ -35,12 +40,16 @@ class ServeSettings:
         max_model_len: In tokens; ``None`` takes what model and memory allow.
         kv_cache_memory: In bytes; ``None`` sizes it from the device's memory.
         speculation: ``None`` is ``draft`` if there is a draft model, else ``off``.
+        tool_call_parser: A dialect's name, or ``off``; ``None`` takes the chat template's.
+        reasoning_parser: The same.
+        response_store: A path, or ``off``; ``None`` is a file in the cache folder.
     """
 
     model: str = "demo"
     host: str = _SERVER.host
     port: int = _SERVER.port
     served_model_name: str | None = None
+    alias: tuple[str, ...] = _SERVER.aliases
     max_model_len: int | None = None
     max_num_seqs: int = _SCHEDULER.max_num_seqs
     kv_cache_memory: int | None = _CACHE.max_bytes
@@ -50,6 +59,9 @@ class ServeSettings:
     speculation: str | None = None
     draft_tokens: int = _ENGINE.draft_tokens
     draft_model: str | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    response_store: str | None = None
     log_level: str = "info"
     api_key: tuple[str, ...] = _SERVER.api_keys
 
@@ -63,6 +75,8 @@ class ServeSettings:
             speculation=speculation,
             draft_tokens=self.draft_tokens,
             draft_model=None if is_off else self.draft_model,
+            tool_call_parser=self.tool_call_parser,
+            reasoning_parser=self.reasoning_parser,
             cache=CacheConfig(block_size=self.block_size, max_bytes=self.kv_cache_memory),
             scheduler=SchedulerConfig(
                 max_num_seqs=self.max_num_seqs,
@@ -74,7 +88,14 @@ class ServeSettings:
 
     def server_config(self) -> ServerConfig:
         """Raises ConfigError if a value is out of range."""
-        return ServerConfig(host=self.host, port=self.port, api_keys=self.api_key)
+        store = self.response_store or cache_folder() / "responses.sqlite"
+        return ServerConfig(
+            host=self.host,
+            port=self.port,
+            api_keys=self.api_key,
+            aliases=self.alias,
+            response_store=None if store == "off" else Path(store).expanduser(),
+        )
 
 
 def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
@@ -91,8 +112,7 @@ def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
     """
     values = read_settings_file(file) if file is not None else {}
     values |= {name: value for name, value in given.items() if value not in (None, [], ())}
-    if "api_key" in values:
-        values["api_key"] = tuple(values["api_key"])
+    values |= {name: tuple(values[name]) for name in _LISTS if name in values}
     return ServeSettings(**values)
 
 
@@ -131,11 +151,11 @@ def _checked(name: str, key: str, value: Any, path: Path) -> Any:
             return parse_bytes(value)
         except ValueError as error:
             raise ConfigError(f"{path}: '{key}': {error}") from error
-    if name == "api_key":
-        keys = [value] if isinstance(value, str) else value
-        if not isinstance(keys, list) or not all(isinstance(entry, str) for entry in keys):
+    if name in _LISTS:
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(entry, str) for entry in texts):
             raise ConfigError(f"{path}: '{key}' must be a text or a list of texts")
-        return tuple(keys)
+        return tuple(texts)
     if name in _TEXTS:
         if not isinstance(value, str):
             raise ConfigError(f"{path}: '{key}' must be a text")

@@ -74,12 +74,17 @@ class EngineConfig:
         speculation: Who guesses tokens ahead.
         draft_tokens: Most tokens that are guessed for one sequence at a time.
         draft_model: Source of the model that guesses, for `Speculation.DRAFT` and only there.
+        tool_call_parser: Dialect of tool calls; ``None`` for what the chat template tells, ``off``
+            for none.
+        reasoning_parser: The same of reasoning.
     """
 
     max_model_len: int | None = None
     speculation: Speculation = Speculation.OFF
     draft_tokens: int = 8
     draft_model: str | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
+from .constraints.constraint import ConstraintFactory
 from .parsing.output_parser import OutputParser, PlainParser
 from .sampling_params import SamplingParams
 
@@ -27,6 +28,8 @@ class Request:
         request_id: Unique among running requests.
         num_sequences: Answers wanted (``n`` on the wire).
         make_parser: Makes what reads one answer's text.
+        shown_ids: Special tokens that the text shows, for the parser.
+        constraint: Makes what holds one answer to its rules; ``None`` if there are none.
         cache_salt: Keeps the prefixes of callers with different salts apart.
         arrival_at: Monotonic seconds.
     """
@@ -36,6 +39,8 @@ class Request:
     params: SamplingParams
     num_sequences: int = 1
     make_parser: Callable[[], OutputParser] = PlainParser
+    shown_ids: Set[int] = frozenset()
+    constraint: ConstraintFactory | None = None
     cache_salt: str = ""
     arrival_at: float = 0.0
 
@@ -66,7 +71,7 @@ class PositionLogprobs:
 
     Attributes:
         chosen: The token that stands there. Its logprob is that of the model's own distribution,
-            after penalties and bias, before temperature and truncation.
+            after penalties, bias and constraints, before temperature and truncation.
         top: The likeliest candidates, best first; as many as were asked for.
         text_offset: Characters of the answer (or prompt) before this token.
     """

@@ -20,6 +20,9 @@ MAX_STOP_STRINGS = 16
 class SamplingParams:
     """Sampling settings of one request.
 
+    Where a grammar leaves one thing to draw, that is drawn, whatever biases and least lengths say,
+    and where it ends, the answer ends. Stops end a constrained answer as they do any other.
+
     Attributes:
         max_tokens: Most tokens to draw; ``None`` means up to the model's context length.
         min_tokens: Tokens to draw before an end-of-sequence token or a stop may end the answer.

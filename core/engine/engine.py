@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from ..backend import mx
 from ..request import FinishReason, PositionLogprobs, RawLogprobs, Request, RequestOutput
-from ..runner.model_runner import ModelRunner
+from ..runner.host_array import HostArray
+from ..runner.model_runner import MaskBuilder, ModelRunner
 from ..runner.step_output import StepInFlight, StepOutput
 from ..text.tokenizer import Tokenizer
+from .masking import build_masks
 from .output_processor import OutputProcessor, prompt_logprobs
-from .schedule import Schedule
+from .schedule import Schedule, ScheduledSequence
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .speculator import Speculator
@@ -39,13 +41,15 @@ class StepResult:
     stats: StepStats | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _UnderWay:
-    """A step that is not read back yet.
+    """A step that is not told yet.
 
     Attributes:
         gap_s: See `StepStats`.
         is_speculative: Whether it was started after the one before it had been told.
+        output: What it drew, once it is read back.
+        read_at: Monotonic seconds, when that was.
     """
 
     schedule: Schedule
@@ -53,6 +57,15 @@ class _UnderWay:
     started_at: float
     gap_s: float
     is_speculative: bool
+    output: StepOutput | None = None
+    read_at: float = 0.0
+
+    def read(self) -> StepOutput:
+        """Wait for the device and read the step back, once."""
+        if self.output is None:
+            self.output = self.in_flight.read()
+            self.read_at = time.monotonic()
+        return self.output
 
 
 class Engine:
@@ -103,6 +116,7 @@ class Engine:
                 request.params,
                 request_id=request.request_id,
                 index=sequence.index,
+                shown_ids=request.shown_ids,
             )
 
     def abort(self, request_id: str) -> list[FinishedStats]:
@@ -118,8 +132,10 @@ class Engine:
     def step(self) -> StepResult:
         """Start the next step, then tell what the one before it drew.
 
-        With speculation on it is the other way round: guesses follow the newest tokens. A fault
-        that cannot be blamed on one request fails those that run and leaves a clean engine.
+        With speculation on it is the other way round: guesses follow the newest tokens. Where an
+        answer is constrained, the step before is read while the device runs the model, for masks
+        to follow the newest tokens, too. A fault that cannot be blamed on one request fails those
+        that run and leaves a clean engine.
         """
         result = StepResult()
         try:
@@ -128,7 +144,7 @@ class Engine:
             if ready is not None and (speculates or ready.schedule.has_drafts):
                 result = self._complete(ready)
                 ready = None
-            self._start(speculates=speculates)
+            self._start(ready, speculates=speculates)
             if ready is not None:
                 result = self._complete(ready)
         # Whatever breaks here, the thread must go on serving.
@@ -170,7 +186,8 @@ class Engine:
             return False
         return self._speculator.is_on(self.scheduler.num_running)
 
-    def _start(self, *, speculates: bool) -> None:
+    def _start(self, before: _UnderWay | None, *, speculates: bool) -> None:
+        """Start the next step; the one before, if it is given, is not told yet."""
         drafts: dict[tuple[str, int], Seq[int]] = {}
         if speculates and self._speculator is not None:
             drafts = self._speculator.propose(self.scheduler)
@@ -182,12 +199,12 @@ class Engine:
             started_at = time.monotonic()
             gap_s = 0.0 if self._gap_since is None else started_at - self._gap_since
             self._gap_since = None
-            step = self._runner.execute(schedule)
+            step = self._runner.execute(schedule, _mask_builder(schedule, before))
             self._under_way = _UnderWay(schedule, step, started_at, gap_s, speculates)
 
     def _complete(self, step: _UnderWay) -> StepResult:
-        schedule, drawn = step.schedule, step.in_flight.read()
-        now = time.monotonic()
+        schedule, drawn = step.schedule, step.read()
+        now = step.read_at
         if self._under_way is None:
             self._gap_since = now
         # What it took the device, as the one before it was told when this one was waiting there.
@@ -195,7 +212,9 @@ class Engine:
         self._completed_at = now
         self._keep_prompt_logprobs(drawn)
         ran = [item.sequence for item in schedule.scheduled]
-        failed = [s for s in ran if s.key in drawn.failed and not s.is_finished]
+        faults = dict.fromkeys(drawn.failed, "the model's logits were not numbers")
+        faults |= {s.key: s.constraint_fault for s in ran if s.constraint_fault is not None}
+        failed = [s for s in ran if s.key in faults and not s.is_finished]
         for sequence in failed:
             self.scheduler.finish(sequence, FinishReason.ERROR)
         if drawn.failed:
@@ -211,7 +230,7 @@ class Engine:
                 self._tell_prompt_logprobs(sequence, result)
             result.outputs.append(self._process(sequence, drawn.logprobs.get(sequence.key)))
         for sequence in failed:
-            result.outputs.append(_error_output(sequence, "the model's logits were not numbers"))
+            result.outputs.append(_error_output(sequence, faults[sequence.key]))
         result.stats = replace(
             self._step_stats(schedule, [*changed, *failed], num_tokens),
             duration_s=seconds,
@@ -323,6 +342,16 @@ class Engine:
                 sequence.queue_time_told = True
                 times.append(sequence.first_scheduled_at - sequence.request.arrival_at)
         return tuple(times)
+
+
+def _mask_builder(schedule: Schedule, before: _UnderWay | None) -> MaskBuilder | None:
+    if all(item.sequence.constraint is None for item in schedule.rows):
+        return None
+
+    def build(items: Seq[ScheduledSequence], vocab_size: int) -> HostArray:
+        return build_masks(items, vocab_size, {} if before is None else before.read().token_ids)
+
+    return build
 
 
 def _finished_stats(sequence: Sequence) -> FinishedStats:

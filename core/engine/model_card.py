@@ -13,6 +13,7 @@ from .client import ModelCard
 from .engine import Engine
 from .factory import BuiltEngine, build_engine
 from .prompt_builder import PromptBuilder
+from .reply_dialect import ReplyDialect, check_parser_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ def load_engine(
     Raises:
         PippinError: Any of that failed.
     """
+    check_parser_names(config.tool_call_parser, config.reasoning_parser)
     loaded = load_model(source, progress=progress)
     draft = load_model(config.draft_model, progress=progress) if config.draft_model else None
     progress.start("warm-up", "checking the paged cache")
@@ -39,14 +41,28 @@ def load_engine(
     if built.paging_problem is not None:
         progress.note(f"one request at a time: {built.paging_problem}")
     progress.finish()
-    prompts = PromptBuilder(
-        built.tokenizer, max_model_len=built.max_model_len, vocab_size=loaded.vocab_size
+    dialect = ReplyDialect.of_model(
+        built.tokenizer,
+        loaded.model_type,
+        tool_parser=config.tool_call_parser,
+        reasoning_parser=config.reasoning_parser,
     )
-    return ServedModel(built.engine, _card(loaded, built, config, served_model_name), prompts)
+    prompts = PromptBuilder(
+        built.tokenizer,
+        max_model_len=built.max_model_len,
+        vocab_size=loaded.vocab_size,
+        dialect=dialect,
+    )
+    card = _card(loaded, built, dialect, config, served_model_name)
+    return ServedModel(built.engine, card, prompts)
 
 
 def _card(
-    loaded: LoadedModel, built: BuiltEngine, config: EngineConfig, served_model_name: str | None
+    loaded: LoadedModel,
+    built: BuiltEngine,
+    dialect: ReplyDialect,
+    config: EngineConfig,
+    served_model_name: str | None,
 ) -> ModelCard:
     model_id = served_model_name or loaded.model_id
     paged = built.paging_problem is None
@@ -71,6 +87,9 @@ def _card(
             "linear_layers": built.linear.splitlines(),
             "speculation": config.speculation.value if paged else Speculation.OFF.value,
             "draft_tokens": config.draft_tokens,
+            "tool_parser": dialect.tools,
+            "reasoning_parser": dialect.reasoning,
+            "max_num_seqs": config.scheduler.max_num_seqs,
             "paging_problem": built.paging_problem,
             "kv_capacity_tokens": built.kv_capacity_tokens,
         },

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..constraints.compiler import ConstraintCompiler
+from ..constraints.constraint import ConstraintFactory
 from ..errors import ContextLengthError, InvalidRequestError
 from ..messages import ChatPrompt, Prompt, TextPrompt, TokensPrompt
 from ..reply_rules import ReplyRules
@@ -11,6 +13,10 @@ from ..request import Request
 from ..sampling_params import SamplingParams
 from ..text.chat_template import render_chat
 from ..text.tokenizer import Tokenizer
+from .reply_dialect import ReplyDialect
+
+# Tokens of a prompt in which a marker that it ends with has room.
+_ENDING = 32
 
 
 class PromptBuilder:
@@ -19,14 +25,29 @@ class PromptBuilder:
     Args:
         max_model_len: Most tokens of prompt and answer together.
         vocab_size: Ids the model has rows for, if that is not the tokenizer's size.
+        dialect: What the model's answers look like.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, max_model_len: int, vocab_size: int | None = None
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_model_len: int,
+        vocab_size: int | None = None,
+        dialect: ReplyDialect | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._vocab_size = tokenizer.vocab_size if vocab_size is None else vocab_size
+        self._dialect = dialect = dialect or ReplyDialect()
+        self._constraints = ConstraintCompiler(
+            tokenizer,
+            self._vocab_size,
+            thinking=dialect.thinking,
+            calls=dialect.calls,
+            content_begin=dialect.content_begin,
+        )
+        self._shown_ids = dialect.shown_ids(tokenizer)
 
     def build(
         self,
@@ -43,18 +64,28 @@ class PromptBuilder:
 
         Raises:
             ContextLengthError: Prompt and answer do not fit, or no room is left for an answer.
-            InvalidRequestError: The prompt is empty or cannot be rendered, or an id of it or of the
-                parameters lies outside the vocabulary.
+            InvalidRequestError: The prompt is empty or cannot be rendered, an id of it or of the
+                parameters lies outside the vocabulary, or a rule cannot be followed.
         """
         self.check_token_ids(params.logit_bias, param="logit_bias")
         self.check_token_ids(params.stop_token_ids, param="stop_token_ids")
         token_ids = self.tokenize(prompt)
+        ending = (
+            token_ids
+            if isinstance(prompt, ChatPrompt) and prompt.continue_final_message
+            else token_ids[-_ENDING:]
+        )
+        text = "" if rules is None else self._tokenizer.decode(ending, skip_special_tokens=False)
+        parses = isinstance(prompt, ChatPrompt) and rules is not None
         self._check_length(len(token_ids), params.max_tokens, param=_param(prompt))
         return Request(
             request_id=request_id,
             prompt_token_ids=tuple(token_ids),
             params=params,
             num_sequences=num_sequences,
+            make_parser=self._dialect.parser_for(prompt, text, rules),
+            shown_ids=self._shown_ids if parses else frozenset(),
+            constraint=self._constrain(prompt, text, rules),
             cache_salt=cache_salt,
             arrival_at=arrival_at,
         )
@@ -110,6 +141,15 @@ class PromptBuilder:
                     f"{self._vocab_size - 1}.",
                     param=param,
                 )
+
+    def _constrain(
+        self, prompt: Prompt, ending: str, rules: ReplyRules | None
+    ) -> ConstraintFactory | None:
+        if rules is None:
+            return None
+        if not isinstance(prompt, ChatPrompt):
+            return self._constraints.compile(rules)  # nobody would read reasoning out of it
+        return self._constraints.compile(rules, prompt.tools, prompt=ending)
 
     def _encode(self, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
         try:

@@ -316,11 +316,15 @@ class Scheduler:
         now = self._clock()
         if sequence.first_token_at is None:
             sequence.first_token_at = now
-        if sequence.num_output_tokens > params.min_tokens:
-            ends = token_id in self.eos_token_ids and not params.ignore_eos
-            if ends or token_id in params.stop_token_ids:
-                sequence.stop_token_id = token_id
-                self.finish(sequence, FinishReason.STOP)
-                return
+        is_enough = sequence.num_output_tokens > params.min_tokens
+        ends = is_enough and token_id in params.stop_token_ids
+        if token_id in self.eos_token_ids:
+            # Where a grammar lets it be drawn, it is the end.
+            bound = sequence.constraint is not None and sequence.constraint.rules_end
+            ends = ends or bound or (is_enough and not params.ignore_eos)
+        if ends:
+            sequence.stop_token_id = token_id
+            self.finish(sequence, FinishReason.STOP)
+            return
         if sequence.num_output_tokens >= self._max_output(sequence):
             self.finish(sequence, FinishReason.LENGTH)

@@ -39,6 +39,9 @@ class Sequence:
         self.index = index
         self.seed = seed
         self.cache = cache
+        # Follows the answer's tokens, so it stays what it is when blocks are lost.
+        self.constraint = None if request.constraint is None else request.constraint()
+        self.constraint_fault: str | None = None
         self.token_ids: list[int] = list(request.prompt_token_ids)
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None

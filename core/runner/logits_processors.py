@@ -13,8 +13,13 @@ import numpy as np
 
 from ..backend import mx
 from ..sampling_params import SamplingParams
+from .host_array import HostArray
 
 RowKey = tuple[str, int]
+
+# As good as minus infinity against any logit, but what a mask forbids is still less: where a
+# grammar lets nothing else through, it wins.
+_BANNED = -1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +133,18 @@ class Bias:
         ]
         for i in waiting:
             ends = {*self._eos_token_ids, *self._params[i].stop_token_ids}
-            entries += [(i, token_id, -np.inf) for token_id in ends]
+            entries += [(i, token_id, _BANNED) for token_id in ends]
         if not entries:
             return None
         at_row, at_token, amounts = zip(*entries, strict=True)
         return mx.array(at_row), mx.array(at_token), mx.array(amounts, dtype=mx.float32)
+
+
+def apply_masks(logits: mx.array, masks: HostArray) -> mx.array:
+    """Keep tokens whose bit is set; see `Sampler.sample`."""
+    bits = mx.array(masks)[:, :, None] >> mx.arange(32, dtype=mx.uint32)
+    allowed = (bits & 1).reshape(len(masks), -1)[:, : logits.shape[-1]]
+    return mx.where(allowed.astype(mx.bool_), logits, -mx.inf)
 
 
 def _column(values: Seq[float]) -> mx.array:

@@ -7,12 +7,14 @@ it is read: rows whose newest token the host does not know yet take it from the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from ..backend import mx
+from .host_array import HostArray
 from .logits_processors import RowKey, RowState
 from .logprobs import gather_logprobs
 from .sampler import SampledRows, Sampler
@@ -21,6 +23,11 @@ from .step_output import PromptLogprobs, SampledRun, StepInFlight
 if TYPE_CHECKING:  # engine stands above runner; a schedule only passes through here
     from ..engine.schedule import Schedule, ScheduledSequence
     from ..engine.sequence import Sequence
+
+
+# From the sequences that draw, in the order of their rows, and the vocabulary's size to masks, see
+# `Sampler.sample`. It waits for the step before.
+MaskBuilder: TypeAlias = "Callable[[Seq[ScheduledSequence], int], HostArray]"
 
 
 class ModelRunner(ABC):
@@ -43,8 +50,12 @@ class ModelRunner(ABC):
         return 0
 
     @abstractmethod
-    def execute(self, schedule: Schedule) -> StepInFlight:
-        """Build a step, start it on the device and return without waiting."""
+    def execute(self, schedule: Schedule, masks: MaskBuilder | None = None) -> StepInFlight:
+        """Build a step, start it on the device and return without waiting.
+
+        Args:
+            masks: Called, if any of the sequences is constrained, while the device runs the model.
+        """
 
     @abstractmethod
     def scrub(self) -> None:
@@ -59,15 +70,19 @@ class ModelRunner(ABC):
         self._last_tokens, self._last_rows = None, {}
 
     def _sample(
-        self, logits: mx.array, items: Seq[ScheduledSequence]
+        self, logits: mx.array, items: Seq[ScheduledSequence], masks: MaskBuilder | None
     ) -> tuple[SampledRows, list[mx.array]]:
         """Draw a token for each row of ``items``, whose logits are ``[rows, vocab]``."""
+        bits = None
+        if masks is not None:
+            dispatch([logits])
+            bits = masks(items, logits.shape[-1])
         states = [
             row_state(item.sequence, item.start + item.num_prefill + 1 + row)
             for item in items
             for row in range(item.num_rows)
         ]
-        sampled, extra = self._sampler.sample(logits, states)
+        sampled, extra = self._sampler.sample(logits, states, bits)
         self._last_tokens = sampled.token_ids
         self._last_rows = {run.key: run.first for run in sampled_runs(items)}
         return sampled, [*sampled.arrays(), *extra]

@@ -11,6 +11,7 @@ from ..cache.block_table import BlockTable
 from ..cache.kv_store import KVStore
 from .batch_builder import BatchBuilder, Run
 from .model_runner import (
+    MaskBuilder,
     ModelRunner,
     dispatch,
     predicts_prompt,
@@ -70,7 +71,7 @@ class PagedRunner(ModelRunner):
         """See `ModelRunner.num_traces`."""
         return self._model.num_traces
 
-    def execute(self, schedule: Schedule) -> StepInFlight:
+    def execute(self, schedule: Schedule, masks: MaskBuilder | None = None) -> StepInFlight:
         """See `ModelRunner.execute`."""
         # A prompt of one token that is only asked about has nothing to run.
         items = [item for item in schedule.scheduled if item.stop > item.start]
@@ -85,7 +86,7 @@ class PagedRunner(ModelRunner):
         rows = [item for item in items if item.samples]
         sampled, arrays = None, list[mx.array]()
         if rows:
-            sampled, arrays = self._sample(_last_logits(items, runs, logits), rows)
+            sampled, arrays = self._sample(_last_logits(items, runs, logits), rows, masks)
         for _, _, logprobs in prompt:
             arrays += logprobs.arrays()
         del logits  # unused, it would hold on to the last layer's keys and values

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ..backend import mx
 from ..sampling_params import SamplingParams
 from .draw import Method, SamplingArrays, draw, group_rows
-from .logits_processors import Bias, Penalties, RowKey, RowState
+from .host_array import HostArray
+from .logits_processors import Bias, Penalties, RowKey, RowState, apply_masks
 from .logprobs import LogprobArrays, gather_logprobs
 from .noise import row_keys
 
@@ -81,11 +82,15 @@ class Sampler:
         self._penalties = Penalties()
         self._plan = _Plan([], 0, ())
 
-    def sample(self, logits: mx.array, rows: Seq[RowState]) -> tuple[SampledRows, list[mx.array]]:
+    def sample(
+        self, logits: mx.array, rows: Seq[RowState], masks: HostArray | None = None
+    ) -> tuple[SampledRows, list[mx.array]]:
         """Draw a token for each row.
 
         Args:
             logits: ``[rows, vocab]``, any float dtype.
+            masks: Which tokens may be drawn, ``[rows, ceil(vocab / 32)]``, uint32: bit ``i % 32``
+                of word ``i // 32`` is for token ``i``. ``None`` if all may.
 
         Returns:
             The draw, and further arrays that must be evaluated with it.
@@ -97,6 +102,8 @@ class Sampler:
         if plan.penalised:
             logits = self._penalties.apply(logits, rows, plan.penalised)
         logits = plan.bias.apply(logits, rows)
+        if masks is not None:
+            logits = apply_masks(logits, masks)
         token_ids = _draw_groups(logits, rows, plan.groups)
         logprobs = None
         if plan.asked:

@@ -8,6 +8,7 @@ from ..backend import mx
 from .logits_processors import RowKey
 from .model_adapter import Model, new_prompt_cache
 from .model_runner import (
+    MaskBuilder,
     ModelRunner,
     dispatch,
     predicts_prompt,
@@ -35,7 +36,7 @@ class SequentialRunner(ModelRunner):
         """Memory of the running sequence's cache."""
         return sum(int(cache.nbytes) for cache in self._caches if hasattr(cache, "nbytes"))
 
-    def execute(self, schedule: Schedule) -> StepInFlight:
+    def execute(self, schedule: Schedule, masks: MaskBuilder | None = None) -> StepInFlight:
         """See `ModelRunner.execute`."""
         (item,) = schedule.scheduled
         self._take(item)
@@ -54,7 +55,7 @@ class SequentialRunner(ModelRunner):
         else:
             assert self._last_tokens is not None
             token = self._last_tokens[source : source + 1]
-        sampled, arrays = self._sample(self._run(token)[-1:], [item])
+        sampled, arrays = self._sample(self._run(token)[-1:], [item], masks)
         dispatch(arrays, self._states())
         return StepInFlight(sampled_runs([item]), sampled, tuple(prompt))
 

@@ -136,7 +136,7 @@ def test_settings_reach_engine_and_server_and_the_engine_is_closed(
     (engine,) = engines
     assert engine.args == ("org/x", EngineConfig(max_model_len=99))
     assert engine.kwargs["served_model_name"] == "x"
-    assert served == [(engine, ServerConfig(port=0))]
+    assert served == [(engine, settings.server_config())]
     assert engine.closed
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -15,6 +15,7 @@ from pippin.cli.main import app
 from pippin.cli.settings import ServeSettings, load_settings, read_settings_file
 from pippin.core.config import EngineConfig, Speculation
 from pippin.core.errors import ConfigError
+from pippin.core.models.cache_folder import cache_folder
 from pippin.server.config import ServerConfig
 
 # Three values for each setting that are neither the default nor each other.
@@ -23,6 +24,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "host": ("127.0.0.2", "127.0.0.3", "::1"),
     "port": (1, 2, 3),
     "served_model_name": ("one", "two", "three"),
+    "alias": ("a1", "a2", "claude-*"),
     "max_model_len": (11, 12, 13),
     "max_num_seqs": (21, 22, 23),
     "kv_cache_memory": (31, 32, 33),
@@ -32,6 +34,9 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "speculation": ("draft", "ngram", "off"),
     "draft_tokens": (2, 3, 4),
     "draft_model": ("org/d", "org/e", "org/f"),
+    "tool_call_parser": ("hermes", "llama3", "off"),
+    "reasoning_parser": ("think", "mistral", "off"),
+    "response_store": ("/s1", "/s2", "off"),
     "log_level": ("debug", "warning", "error"),
     "api_key": ("k1", "k2", "k3"),
 }
@@ -56,7 +61,7 @@ def expected_value(name: str, layers: set[str]) -> Any:
     for index, layer in enumerate(LAYERS):
         if layer in layers:
             value = VALUES[name][index]
-            return (value,) if name == "api_key" else value
+            return (value,) if name in ("api_key", "alias") else value
     return getattr(ServeSettings(), name)
 
 
@@ -89,11 +94,13 @@ def test_nothing_given_is_the_configs_defaults() -> None:
     resolved = run([], {})
     assert resolved == ServeSettings()
     assert resolved.engine_config() == EngineConfig()
-    assert resolved.server_config() == ServerConfig()
+    store = cache_folder() / "responses.sqlite"
+    assert resolved.server_config() == ServerConfig(response_store=store)
 
 
 def test_every_setting_arrives_in_a_config() -> None:
-    given = {name: values[0] for name, values in VALUES.items()} | {"api_key": ["k1", "k2"]}
+    given = {name: values[0] for name, values in VALUES.items()}
+    given |= {"api_key": ["k1", "k2"], "alias": ["a1", "*"]}
     resolved = load_settings(given, None)
     engine, server = resolved.engine_config(), resolved.server_config()
     assert (engine.max_model_len, engine.cache.max_bytes, engine.cache.block_size) == (11, 31, 4)
@@ -102,7 +109,11 @@ def test_every_setting_arrives_in_a_config() -> None:
     assert engine.scheduler.max_queue == 51
     assert (engine.speculation, engine.draft_tokens) == (Speculation.DRAFT, 2)
     assert engine.draft_model == "org/d"
+    assert (engine.tool_call_parser, engine.reasoning_parser) == ("hermes", "think")
     assert (server.host, server.port, server.api_keys) == ("127.0.0.2", 1, ("k1", "k2"))
+    assert server.aliases == ("a1", "*")
+    assert server.response_store == Path("/s1")
+    assert load_settings({"response_store": "off"}, None).server_config().response_store is None
 
 
 @pytest.mark.parametrize(
@@ -167,6 +178,7 @@ def test_keys_and_sizes_come_in_their_forms(tmp_path: Path) -> None:
         ("[serve]\nkv-cache-memory = '2XB'", "'kv-cache-memory': '2XB' is not a size"),
         ("[serve]\nkv-cache-memory = 1.5", "must be a whole number"),
         ("[serve]\napi-key = [1]", "must be a text or a list"),
+        ("[serve]\nalias = [1]", "must be a text or a list"),
         ("[serve]\nmax-queue = 1\nmax_queue = 2", "'max_queue' is given twice"),
         ("[serve\n", "not valid TOML"),
         (b"\xff\xfe", "not valid TOML"),

@@ -339,11 +339,11 @@ def test_a_fault_in_a_step_ends_its_requests_and_no_others(
     execute = PagedRunner.execute
     breaks = threading.Event()
 
-    def flaky(runner: PagedRunner, schedule: Schedule) -> StepInFlight:
+    def flaky(runner: PagedRunner, schedule: Schedule, masks: Any) -> StepInFlight:
         if breaks.is_set():
             breaks.clear()
             raise RuntimeError("device lost")
-        return execute(runner, schedule)
+        return execute(runner, schedule, masks)
 
     monkeypatch.setattr(PagedRunner, "execute", flaky)
 

@@ -17,6 +17,7 @@ from pippin.core.engine.factory import BuiltEngine
 from pippin.core.engine.schedule import Schedule
 from pippin.core.models.loader import LoadedModel
 from pippin.core.request import FinishReason
+from pippin.core.runner.model_runner import MaskBuilder
 from pippin.core.runner.step_output import StepInFlight
 
 POISON = 271
@@ -149,11 +150,11 @@ def break_step(built: BuiltEngine, number: int, *, in_read: bool = False) -> Non
     execute = built.engine._runner.execute
     calls = itertools.count(1)
 
-    def broken(schedule: Schedule) -> StepInFlight:
+    def broken(schedule: Schedule, masks: MaskBuilder | None = None) -> StepInFlight:
         breaks = next(calls) == number
         if breaks and not in_read:
             raise RuntimeError("[metal] out of memory\nand more lines")
-        step = execute(schedule)
+        step = execute(schedule, masks)
         return Lost() if breaks else step  # type: ignore[return-value]
 
     built.engine._runner.execute = broken  # type: ignore[method-assign]

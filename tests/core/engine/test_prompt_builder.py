@@ -8,6 +8,7 @@ import pytest
 from pippin.core.engine.prompt_builder import PromptBuilder
 from pippin.core.errors import ContextLengthError, InvalidRequestError
 from pippin.core.messages import ChatPrompt, Message, Prompt, TextPart, TextPrompt, TokensPrompt
+from pippin.core.reply_rules import ReplyRules, ResponseFormat
 from pippin.core.request import Request
 from pippin.core.sampling_params import SamplingParams
 from pippin.core.text.tokenizer import Tokenizer
@@ -142,3 +143,20 @@ def test_half_of_a_surrogate_pair_is_refused(prompt: Prompt, param: str) -> None
     with pytest.raises(InvalidRequestError, match="surrogate") as caught:
         build(prompt)
     assert caught.value.param == param
+
+
+def test_rules_that_bind_make_a_constraint_for_each_answer() -> None:
+    rules = ReplyRules(response_format=ResponseFormat("choice", ["yes", "no"]))
+    bound = make_builder().build(chat("hi"), SamplingParams(), request_id="r", rules=rules)
+    assert bound.constraint is not None
+    assert bound.constraint() is not bound.constraint()
+    for loose in (None, ReplyRules(), ReplyRules(thinking_budget=5)):
+        free = make_builder().build(chat("hi"), SamplingParams(), request_id="r", rules=loose)
+        assert free.constraint is None
+
+
+def test_a_bad_grammar_is_the_callers_fault() -> None:
+    rules = ReplyRules(response_format=ResponseFormat("regex", "("))
+    with pytest.raises(InvalidRequestError, match="unclosed") as caught:
+        make_builder().build(chat("hi"), SamplingParams(), request_id="r", rules=rules)
+    assert caught.value.param == "structured_outputs.regex"

@@ -172,10 +172,10 @@ def test_a_fault_does_not_swallow_what_the_step_before_had_to_tell() -> None:
     (short,) = driver.engine._sequences["short"]
     execute = driver.engine._runner.execute
 
-    def break_once(schedule: Any) -> Any:
+    def break_once(schedule: Any, masks: Any = None) -> Any:
         if short.is_finished:
             raise RuntimeError("device lost")
-        return execute(schedule)
+        return execute(schedule, masks)
 
     driver.engine._runner.execute = break_once  # type: ignore[method-assign]
 

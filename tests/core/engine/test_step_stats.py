@@ -39,8 +39,8 @@ class Timed:
             self.now += BETWEEN_S
         return told
 
-    def _run(self, schedule: Any) -> Any:
-        in_flight = self._execute(schedule)
+    def _run(self, schedule: Any, masks: Any) -> Any:
+        in_flight = self._execute(schedule, masks)
         self.now += BUILD_S
 
         def read() -> Any:

@@ -323,3 +323,56 @@ def test_temperatures_near_zero_draw_the_likeliest_token(temperature: float, voc
     ]
 
     assert sample(logits, rows) == np.argmax(logits, axis=-1).tolist()
+
+
+def pack(allowed: Sequence[Sequence[int] | None], vocab: int) -> np.ndarray[Any, Any]:
+    """Masks of rows that may draw certain tokens, or any."""
+    masks = np.full((len(allowed), -(-vocab // 32)), 0xFFFFFFFF, dtype=np.uint32)
+    for row, tokens in zip(masks, allowed, strict=True):
+        if tokens is not None:
+            row[:] = 0
+            for token in tokens:
+                row[token // 32] |= np.uint32(1 << token % 32)
+    return masks
+
+
+@pytest.mark.parametrize("vocab", [VOCAB, 64, 5001])
+def test_rows_keep_to_their_masks_and_others_draw_as_without(vocab: int) -> None:
+    rng = np.random.default_rng(12)
+    hot = [make_row(f"m{i}", seed=i, **settings) for i, settings in enumerate(HOT)]
+    rows = [*mixed_rows(rng, 20), *hot]
+    logits = rng.normal(0, 2, size=(len(rows), vocab))
+    sizes = rng.integers(1, 9, size=len(rows))
+    allowed = [
+        None if i % 3 == 0 else rng.choice(vocab, size, replace=False).tolist()
+        for i, size in enumerate(sizes)
+    ]
+    free = sample(logits, rows)
+
+    drawn, _ = Sampler(EOS).sample(mx.array(logits.astype(np.float32)), rows, pack(allowed, vocab))
+
+    for token, tokens, unmasked in zip(np.array(drawn.token_ids), allowed, free, strict=True):
+        assert token == unmasked if tokens is None else token in tokens
+
+
+def test_a_mask_wins_over_all_else_and_logprobs_are_of_what_it_leaves() -> None:
+    """Neither bias nor ``min_tokens`` may leave a row without a token."""
+    params: dict[str, Any] = {"min_tokens": 5, "stop_token_ids": (7,), "num_logprobs": 3}
+    logits = np.zeros((3, VOCAB))
+    rows = [
+        make_row("end", **params, logit_bias={EOS[0]: -100.0}),
+        make_row("stop", **params, temperature=0.0),
+        make_row("choice", **params, logit_bias={3: 100.0}),
+    ]
+
+    drawn, _ = Sampler(EOS).sample(
+        mx.array(logits.astype(np.float32)), rows, pack([[EOS[0]], [7], [7, 8, 9]], VOCAB)
+    )
+
+    assert np.array(drawn.token_ids)[:2].tolist() == [EOS[0], 7]
+    assert drawn.logprobs is not None
+    entries = drawn.logprobs.read()
+    assert [entries[0].logprob, entries[1].logprob] == [0.0, 0.0]
+    # What may not end the answer yet is drawn only where nothing else is allowed.
+    assert entries[2].token_id in (8, 9)
+    assert entries[2].logprob == pytest.approx(np.log(0.5))
