@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Sequence
 
 from pippin.core.engine.client import ModelCard
 from pippin.core.errors import InvalidRequestError, UnsupportedFeatureError
-from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall
+from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall, ToolSpec
+from pippin.core.reply_rules import FormatKind, ReplyRules, ResponseFormat, ToolChoice
 from pippin.core.sampling_params import SamplingParams
 
 from ..schemas.openai_chat import (
+    AllowedToolsChoiceWire,
     AssistantMessage,
     ChatCompletionRequest,
     ContentWire,
+    JsonObjectFormatWire,
+    JsonSchemaFormatWire,
     MessageWire,
+    NamedToolWire,
     RefusalPartWire,
     TextPartWire,
     ToolCallWire,
@@ -22,25 +26,123 @@ from ..schemas.openai_chat import (
 )
 from .sampling import check_stream_options, to_sampling_params
 
+# In the order of `StructuredOutputsWire`'s fields.
+_FORMAT_KINDS: tuple[FormatKind, ...] = (
+    *("json_schema", "json_object", "regex", "choice", "grammar", "structural_tag"),
+)
 
-def to_prompt(
-    messages: Sequence[MessageWire],
-    *,
-    template_kwargs: Mapping[str, Any] | None,
-    add_generation_prompt: bool | None,
-) -> ChatPrompt:
+
+def to_prompt(wire: ChatCompletionRequest) -> ChatPrompt:
     """The conversation.
 
     Raises:
-        InvalidRequestError: A message cannot be taken; names it.
+        InvalidRequestError: A message cannot be taken, or fields contradict each other; names them.
     """
+    if wire.continue_final_message and wire.add_generation_prompt:
+        raise InvalidRequestError(
+            "'add_generation_prompt' and 'continue_final_message' exclude each other.",
+            param="continue_final_message",
+        )
     return ChatPrompt(
-        messages=tuple(
-            _to_message(wire, f"messages.{index}") for index, wire in enumerate(messages)
-        ),
-        template_kwargs=template_kwargs or {},
-        add_generation_prompt=add_generation_prompt is not False,
+        messages=to_messages(wire.messages),
+        tools=_offered_tools(wire),
+        reasoning_effort=wire.reasoning_effort,
+        template_kwargs=wire.chat_template_kwargs or {},
+        add_generation_prompt=not wire.continue_final_message
+        and wire.add_generation_prompt is not False,
+        continue_final_message=bool(wire.continue_final_message),
     )
+
+
+def to_messages(messages: Sequence[MessageWire]) -> tuple[Message, ...]:
+    """The turns.
+
+    Raises:
+        InvalidRequestError: One of them cannot be taken; names it.
+    """
+    return tuple(_to_message(wire, f"messages.{index}") for index, wire in enumerate(messages))
+
+
+def to_rules(wire: ChatCompletionRequest) -> ReplyRules:
+    """What the answer must be made of.
+
+    Raises:
+        InvalidRequestError: Fields contradict each other; names one.
+    """
+    return ReplyRules(
+        tool_choice=_to_tool_choice(wire),
+        parallel_tool_calls=wire.parallel_tool_calls is not False,
+        response_format=_to_response_format(wire),
+        thinking_budget=wire.thinking_token_budget,
+    )
+
+
+def _offered_tools(wire: ChatCompletionRequest) -> tuple[ToolSpec, ...]:
+    """Those that the model is told of: none if it may call none."""
+    tools = {tool.function.name: tool.function for tool in wire.tools or ()}
+    if len(tools) < len(wire.tools or ()):
+        raise InvalidRequestError("Two tools have the same name.", param="tools")
+    if wire.tool_choice == "none":
+        return ()
+    if isinstance(wire.tool_choice, AllowedToolsChoiceWire):
+        allowed = {tool.function.name for tool in wire.tool_choice.allowed_tools.tools}
+        for name in allowed:
+            _check_known(name, tools)
+        tools = {name: tool for name, tool in tools.items() if name in allowed}
+    return tuple(
+        ToolSpec(
+            name=tool.name,
+            description=tool.description,
+            parameters=tool.parameters or {"type": "object", "properties": {}},
+            strict=bool(tool.strict),
+        )
+        for tool in tools.values()
+    )
+
+
+def _to_tool_choice(wire: ChatCompletionRequest) -> ToolChoice:
+    choice = wire.tool_choice
+    tools = {tool.function.name for tool in wire.tools or ()}
+    if isinstance(choice, NamedToolWire):
+        _check_known(choice.function.name, tools)
+        return ToolChoice("named", choice.function.name)
+    mode = choice.allowed_tools.mode if isinstance(choice, AllowedToolsChoiceWire) else choice
+    if mode == "required" and not tools:
+        raise InvalidRequestError(
+            "'tool_choice' is 'required', but there are no tools.", param="tool_choice"
+        )
+    return ToolChoice(mode or "auto") if tools else ToolChoice("none")
+
+
+def _check_known(name: str, tools: Container[str]) -> None:
+    if name not in tools:
+        raise InvalidRequestError(
+            f"'tool_choice' names '{name}', which is not among the tools.", param="tool_choice"
+        )
+
+
+def _to_response_format(wire: ChatCompletionRequest) -> ResponseFormat | None:
+    given = wire.response_format
+    form = None
+    if isinstance(given, JsonObjectFormatWire):
+        form = ResponseFormat("json_object")
+    elif isinstance(given, JsonSchemaFormatWire):
+        form = ResponseFormat("json_schema", given.json_schema.schema_)
+    if wire.structured_outputs is None:
+        return form
+    set_fields = [
+        (kind, value)
+        for kind, value in zip(_FORMAT_KINDS, dict(wire.structured_outputs).values(), strict=True)
+        if value is not None
+    ]
+    if form is not None or len(set_fields) != 1:
+        raise InvalidRequestError(
+            "Say the form of the answer once, with 'response_format' or with exactly one field of "
+            "'structured_outputs'.",
+            param="structured_outputs",
+        )
+    ((kind, value),) = set_fields
+    return ResponseFormat(kind, None if kind == "json_object" else value)
 
 
 def to_params(wire: ChatCompletionRequest, card: ModelCard) -> SamplingParams:

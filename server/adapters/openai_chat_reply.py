@@ -8,29 +8,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pippin.core.engine.client import Generation
+from pippin.core.parsing.events import (
+    ContentDelta,
+    ReasoningDelta,
+    ReplyEvent,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
 from pippin.core.request import FinishReason, PositionLogprobs, RequestOutput, TokenLogprob
 
 from ..sse import DONE, TEXT_SLOT, EventTemplate, encode_event
 from .reply import ReplyHead, UsageCounter, finish_reason_to_wire, logprob_to_wire
+from .reply_reader import ReplyReader
 
 
 class ChatReplyCollector:
     """Gathers the answers to one prompt into one ``chat.completion``."""
 
     def __init__(
-        self, head: ReplyHead, usage: UsageCounter, *, num_choices: int, with_logprobs: bool
+        self,
+        head: ReplyHead,
+        usage: UsageCounter,
+        generation: Generation,
+        *,
+        num_choices: int,
+        with_logprobs: bool,
     ) -> None:
         self._head = head
         self._usage = usage
         self._with_logprobs = with_logprobs
-        self._texts: list[list[str]] = [[] for _ in range(num_choices)]
+        self._readers = [ReplyReader(generation.make_parser()) for _ in range(num_choices)]
+        self._events: list[list[ReplyEvent]] = [[] for _ in range(num_choices)]
         self._logprobs: list[list[PositionLogprobs]] = [[] for _ in range(num_choices)]
         self._finish_reasons: list[FinishReason | None] = [None] * num_choices
 
     def feed(self, prompt_index: int, output: RequestOutput) -> None:
         """Take in one output. There is one prompt only."""
         self._usage.note(prompt_index, output)
-        self._texts[output.index].append(output.text)
+        self._events[output.index] += self._readers[output.index].read(output)
         self._logprobs[output.index].extend(output.logprobs)
         self._finish_reasons[output.index] = output.finish_reason
 
@@ -38,19 +55,20 @@ class ChatReplyCollector:
         """The whole object, after the last output."""
         return {
             **self._head.fields("chat.completion"),
-            "choices": [self._choice(index) for index in range(len(self._texts))],
-            "usage": self._usage.to_wire(),
+            "choices": [self._choice(index) for index in range(len(self._events))],
+            "usage": self._usage.to_wire(self._readers),
         }
 
     def _choice(self, index: int) -> dict[str, Any]:
         reason = self._finish_reasons[index]
         assert reason is not None, "an engine ends every answer"
-        content = "".join(self._texts[index])
         return {
             "index": index,
-            "message": {"role": "assistant", "content": content, "refusal": None},
+            "message": _message(self._events[index]),
             "logprobs": _logprobs(self._logprobs[index]) if self._with_logprobs else None,
-            "finish_reason": finish_reason_to_wire(reason),
+            "finish_reason": finish_reason_to_wire(
+                reason, calls_tools=self._readers[index].has_tool_calls
+            ),
         }
 
 
@@ -58,11 +76,18 @@ class ChatChunkWriter:
     """Writes one prompt's answers as chunks, as they come."""
 
     def __init__(
-        self, head: ReplyHead, usage: UsageCounter, *, num_choices: int, include_usage: bool
+        self,
+        head: ReplyHead,
+        usage: UsageCounter,
+        generation: Generation,
+        *,
+        num_choices: int,
+        include_usage: bool,
     ) -> None:
         self._head = head
         self._usage = usage
         self._include_usage = include_usage
+        self._readers = [ReplyReader(generation.make_parser()) for _ in range(num_choices)]
         self._begun = [False] * num_choices
         self._templates = [
             EventTemplate(self._chunk(index, {"content": TEXT_SLOT}))
@@ -78,13 +103,20 @@ class ChatChunkWriter:
             self._begun[index] = True
             first = self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
             frames = encode_event(first)
-        if output.logprobs:
-            delta = {"content": output.text}
-            frames += encode_event(self._chunk(index, delta, logprobs=_logprobs(output.logprobs)))
-        elif output.text:
-            frames += self._templates[index].fill(output.text)
+        reader = self._readers[index]
+        events = reader.read(output)
+        # With the first that the output shows, whether or not it is all of its tokens' text.
+        logprobs = _logprobs(output.logprobs) if output.logprobs else None
+        for event in events:
+            if logprobs is None and isinstance(event, ContentDelta):
+                frames += self._templates[index].fill(event.text)
+            elif delta := _delta(event):
+                frames += encode_event(self._chunk(index, delta, logprobs=logprobs))
+                logprobs = None
+        if logprobs is not None:
+            frames += encode_event(self._chunk(index, {"content": ""}, logprobs=logprobs))
         if output.finish_reason is not None:
-            reason = finish_reason_to_wire(output.finish_reason)
+            reason = finish_reason_to_wire(output.finish_reason, calls_tools=reader.has_tool_calls)
             frames += encode_event(self._chunk(index, {}, finish_reason=reason))
         return frames
 
@@ -95,7 +127,7 @@ class ChatChunkWriter:
         last = {
             **self._head.fields("chat.completion.chunk"),
             "choices": [],
-            "usage": self._usage.to_wire(),
+            "usage": self._usage.to_wire(self._readers),
         }
         return encode_event(last) + DONE
 
@@ -115,6 +147,49 @@ class ChatChunkWriter:
         }
         chunk = {**self._head.fields("chat.completion.chunk"), "choices": [choice]}
         return {**chunk, "usage": None} if self._include_usage else chunk
+
+
+def _message(events: Sequence[ReplyEvent]) -> dict[str, Any]:
+    """The whole message. What the model thought has two names, as clients differ."""
+    content = "".join(event.text for event in events if isinstance(event, ContentDelta))
+    reasoning = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
+    # The text of a call that broke off is content.
+    whole = {event.index for event in events if isinstance(event, ToolCallEnd)}
+    calls = [event for event in events if isinstance(event, ToolCallStart) and event.index in whole]
+    arguments = dict.fromkeys(whole, "")
+    for event in events:
+        if isinstance(event, ToolCallDelta) and event.index in whole:
+            arguments[event.index] += event.arguments
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if reasoning:
+        message |= {"reasoning_content": reasoning, "reasoning": reasoning}
+    if calls:
+        message["content"] = content or None
+        message["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": arguments[call.index]},
+            }
+            for call in calls
+        ]
+    return message
+
+
+def _delta(event: ReplyEvent) -> dict[str, Any] | None:
+    match event:
+        case ContentDelta(text):
+            return {"content": text}
+        case ReasoningDelta(text):
+            return {"reasoning_content": text, "reasoning": text}
+        case ToolCallStart(index, call_id, name):
+            function = {"name": name, "arguments": ""}
+            call = {"index": index, "id": call_id, "type": "function", "function": function}
+            return {"tool_calls": [call]}
+        case ToolCallDelta(index, arguments):
+            return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
+        case _:
+            return None
 
 
 def _logprobs(positions: Sequence[PositionLogprobs]) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pippin.core.request import FinishReason, RequestOutput
+
+from .reply_reader import ReplyReader
 
 # JSON has no infinity. OpenAI's own stand-in for "never".
 MIN_LOGPROB = -9999.0
@@ -51,21 +54,29 @@ class UsageCounter:
         if output.index == 0:
             self._num_cached_tokens[prompt_index] = output.num_cached_tokens
 
-    def to_wire(self) -> dict[str, Any]:
-        """The ``usage`` object."""
+    def to_wire(self, readers: Sequence[ReplyReader] = ()) -> dict[str, Any]:
+        """The ``usage`` object.
+
+        Args:
+            readers: Of the answers; they have counted the tokens of reasoning.
+        """
         num_output_tokens = sum(self._num_output_tokens.values())
         return {
             "prompt_tokens": self._num_prompt_tokens,
             "completion_tokens": num_output_tokens,
             "total_tokens": self._num_prompt_tokens + num_output_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(self._num_cached_tokens.values())},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": sum(reader.num_reasoning_tokens for reader in readers)
+            },
         }
 
 
-def finish_reason_to_wire(reason: FinishReason) -> str:
-    """The two endings that are answers; the others have become errors before."""
-    return "length" if reason is FinishReason.LENGTH else "stop"
+def finish_reason_to_wire(reason: FinishReason, *, calls_tools: bool = False) -> str:
+    """The endings that are answers; the others have become errors before."""
+    if reason is FinishReason.LENGTH:
+        return "length"
+    return "tool_calls" if calls_tools else "stop"
 
 
 def logprob_to_wire(logprob: float) -> float:

@@ -10,9 +10,14 @@ from pippin.core.messages import Prompt, TextPrompt
 
 from ..adapters.openai_chat import to_prompt
 from ..adapters.sampling import check_token_ids
+from ..schemas.openai_chat import ChatCompletionRequest
 from ..schemas.tokens import DetokenizeRequest, TokenizeRequest
 from ..schemas.wire_model import parse_body
 from ..service import service_of
+
+_OF_MESSAGES = (
+    *("add_generation_prompt", "chat_template_kwargs", "continue_final_message", "tools"),
+)
 
 
 async def tokenize(request: Request) -> Response:
@@ -47,7 +52,7 @@ def _to_prompt(wire: TokenizeRequest) -> Prompt:
     if (wire.prompt is None) == (wire.messages is None):
         raise InvalidRequestError("Give either 'prompt' or 'messages'.", param="prompt")
     if wire.messages is None:
-        for name in ("add_generation_prompt", "chat_template_kwargs"):
+        for name in _OF_MESSAGES:
             if getattr(wire, name) is not None:
                 raise InvalidRequestError(f"'{name}' goes with 'messages' only.", param=name)
         assert wire.prompt is not None
@@ -58,7 +63,12 @@ def _to_prompt(wire: TokenizeRequest) -> Prompt:
             param="add_special_tokens",
         )
     return to_prompt(
-        wire.messages,
-        template_kwargs=wire.chat_template_kwargs,
-        add_generation_prompt=wire.add_generation_prompt,
+        ChatCompletionRequest(
+            model=wire.model or "-",
+            messages=wire.messages,
+            tools=wire.tools,
+            chat_template_kwargs=wire.chat_template_kwargs,
+            add_generation_prompt=wire.add_generation_prompt,
+            continue_final_message=wire.continue_final_message,
+        )
     )

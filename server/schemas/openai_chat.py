@@ -12,6 +12,8 @@ from pydantic import ConfigDict, Field, Json
 from .sampling_fields import SamplingFields
 from .wire_model import WireModel, only
 
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
 
 class TextPartWire(WireModel):
     """Plain text."""
@@ -105,12 +107,116 @@ MessageWire = Annotated[
 ]
 
 
+ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")]
+
+
+class FunctionWire(WireModel):
+    """A function that may be called.
+
+    Attributes:
+        parameters: JSON schema of an object; absent for no arguments.
+        strict: Whether the arguments are held to the schema.
+    """
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolWire(WireModel):
+    """A tool of the caller's."""
+
+    type: Literal["function"]
+    function: FunctionWire
+
+
+class FunctionNameWire(WireModel):
+    """A function by its name."""
+
+    name: str
+
+
+class NamedToolWire(WireModel):
+    """The tool that must be called, or one of those that may."""
+
+    type: Literal["function"]
+    function: FunctionNameWire
+
+
+class AllowedToolsWire(WireModel):
+    """Some of the tools, and whether one of them must be called."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[tuple[NamedToolWire, ...], Field(min_length=1)]
+
+
+class AllowedToolsChoiceWire(WireModel):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedToolsWire
+
+
+ToolChoiceWire = (
+    Literal["none", "auto", "required"]
+    | Annotated[NamedToolWire | AllowedToolsChoiceWire, Field(discriminator="type")]
+)
+
+
+class TextFormatWire(WireModel):
+    """Free text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormatWire(WireModel):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaWire(WireModel):
+    """A schema with a name. It is always held to, whatever ``strict`` says."""
+
+    name: str
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class JsonSchemaFormatWire(WireModel):
+    """JSON that follows a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchemaWire
+
+
+ResponseFormatWire = Annotated[
+    TextFormatWire | JsonObjectFormatWire | JsonSchemaFormatWire, Field(discriminator="type")
+]
+
+
+class StructuredOutputsWire(WireModel):
+    """The form of the content; an extension that vLLM has as well. Exactly one may be set."""
+
+    json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
+    json_object: Literal[True] | None = None
+    regex: str | None = None
+    choice: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    grammar: str | None = None
+    structural_tag: dict[str, Any] | str | None = None
+
+
 class ChatCompletionRequest(SamplingFields):
     """A request.
 
     ``user``, ``metadata``, ``safety_identifier`` and ``prompt_cache_key`` are hints and labels by
     their nature: taken, without effect on the answer. The prefix cache needs no key; to keep
-    callers apart there is ``cache_salt``.
+    callers apart there is ``cache_salt``. A model that does not reason honours any
+    ``reasoning_effort``.
+
+    From ``structured_outputs`` on, fields are extensions of other local servers.
     """
 
     messages: Annotated[tuple[MessageWire, ...], Field(min_length=1)]
@@ -122,23 +228,27 @@ class ChatCompletionRequest(SamplingFields):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
+    tools: tuple[ToolWire, ...] | None = None
+    tool_choice: ToolChoiceWire | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormatWire | None = None
+    reasoning_effort: ReasoningEffort | None = None
+
+    structured_outputs: StructuredOutputsWire | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     audio: Annotated[object, only()] = None
     function_call: Annotated[object, only("none")] = None
     functions: Annotated[object, only([])] = None
     modalities: Annotated[object, only(["text"])] = None
     moderation: Annotated[object, only()] = None
-    parallel_tool_calls: Annotated[object, only()] = None
     prediction: Annotated[object, only()] = None
     prompt_cache_options: Annotated[object, only()] = None
     prompt_cache_retention: Annotated[object, only()] = None
-    reasoning_effort: Annotated[object, only()] = None
-    response_format: Annotated[object, only({"type": "text"})] = None
     service_tier: Annotated[object, only("auto", "default")] = None
     store: Annotated[object, only(False)] = None
-    tool_choice: Annotated[object, only("none")] = None
-    tools: Annotated[object, only([])] = None
     verbosity: Annotated[object, only()] = None
     web_search_options: Annotated[object, only()] = None

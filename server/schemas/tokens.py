@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from .openai_chat import MessageWire
+from .openai_chat import MessageWire, ToolWire
 from .wire_model import WireModel
 
 
@@ -15,7 +15,8 @@ class TokenizeRequest(WireModel):
 
     Attributes:
         add_special_tokens: Of a ``prompt`` only: a chat template brings its own.
-        add_generation_prompt: Of ``messages`` only, as is ``chat_template_kwargs``.
+        add_generation_prompt: Of ``messages`` only, as are ``chat_template_kwargs``,
+            ``continue_final_message`` and ``tools``.
     """
 
     model: str | None = None
@@ -24,6 +25,8 @@ class TokenizeRequest(WireModel):
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    tools: tuple[ToolWire, ...] | None = None
     return_token_strs: bool | None = None
 
 

@@ -92,19 +92,14 @@ def test_a_field_with_two_types_names_both() -> None:
 @pytest.mark.parametrize(
     ("field", "harmless", "refused"),
     [
-        ("tools", [], [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "none", "required"),
         ("functions", [], [{"name": "f"}]),
         ("function_call", "none", "auto"),
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("store", False, True),
         ("store", None, 0),
         ("service_tier", "auto", "flex"),
-        ("parallel_tool_calls", None, True),
         ("modalities", ["text"], ["text", "audio"]),
         ("audio", None, {"voice": "x"}),
         ("prediction", None, {"type": "content", "content": "x"}),
-        ("reasoning_effort", None, "high"),
         ("web_search_options", None, {}),
     ],
 )
