@@ -27,20 +27,44 @@ from .middleware import (
     RequestIdMiddleware,
     UnexpectedErrorMiddleware,
 )
+from .response_store import ResponseStore
+from .routes.anthropic_messages import count_tokens, create_message
 from .routes.health import show_health, show_metrics, show_version
 from .routes.models import list_models, show_model
+from .routes.ollama import OLLAMA_ROUTES
 from .routes.openai_chat import create_chat_completion
 from .routes.openai_completions import create_completion
+from .routes.openai_responses import (
+    ResponsesState,
+    cancel_response,
+    create_response,
+    delete_response,
+    list_input_items,
+    show_response,
+)
+from .routes.requests import cancel_request
+from .routes.templates import apply_template, show_props
 from .routes.tokens import detokenize, tokenize
 from .service import Service
 
 _ROUTES = (
     Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
     Route("/v1/completions", create_completion, methods=["POST"]),
+    Route("/v1/messages", create_message, methods=["POST"]),
+    Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
+    Route("/v1/requests/{request_id}/cancel", cancel_request, methods=["POST"]),
+    Route("/v1/responses", create_response, methods=["POST"]),
+    Route("/v1/responses/{response_id}", show_response),
+    Route("/v1/responses/{response_id}", delete_response, methods=["DELETE"]),
+    Route("/v1/responses/{response_id}/cancel", cancel_response, methods=["POST"]),
+    Route("/v1/responses/{response_id}/input_items", list_input_items),
     Route("/v1/models", list_models),
     Route("/v1/models/{model_id:path}", show_model),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
+    Route("/apply-template", apply_template, methods=["POST"]),
+    Route("/props", show_props),
+    *OLLAMA_ROUTES,
     Route("/health", show_health),
     Route("/version", show_version),
     Route("/metrics", show_metrics),
@@ -91,8 +115,10 @@ def create_app(
         drain=drain,
         version=pippin_version,
     )
+    path = config.response_store
+    app.state.responses = ResponsesState(ResponseStore(path) if path is not None else None)
     return app
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    return to_http_error(error).to_response()
+    return to_http_error(error).to_response(request.scope)

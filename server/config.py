@@ -1,11 +1,12 @@
 """Frozen settings of the HTTP side, in units, checked once at birth.
 
-The model's name and aliases are not here: they come from the engine's `ModelCard`.
+The model's own names are not here: they come from the engine's `ModelCard`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pippin.core.errors import ConfigError
 
@@ -19,6 +20,10 @@ class ServerConfig:
         port: TCP port; 0 lets the system pick one.
         api_keys: Keys that open the API, by ``Authorization: Bearer`` or ``x-api-key``; none
             leaves it open to everyone who can reach the port.
+        aliases: Further names that mean the model; ``*`` and ``?`` stand for any text and any
+            character, so that ``*`` alone makes it the model for every name.
+        response_store: File that keeps responses for those who come back to them; ``None`` keeps
+            none.
         max_body_bytes: Largest request body.
         sse_keepalive_s: Seconds between comments that keep a stream's connection alive while
             nothing else is sent; 0 sends none.
@@ -28,6 +33,8 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    response_store: Path | None = None
     max_body_bytes: int = 32 * 1024**2
     sse_keepalive_s: float = 10.0
     drain_timeout_s: float = 60.0
@@ -38,6 +45,8 @@ class ServerConfig:
         # A key is compared with a header, and headers are ASCII without borders of white space.
         if any(not key.isascii() or not key.strip() or key != key.strip() for key in self.api_keys):
             raise ConfigError("api-key must be non-empty ASCII without surrounding white space")
+        if not all(self.aliases):
+            raise ConfigError("alias must not be empty")
         if self.max_body_bytes < 1:
             raise ConfigError(f"max_body_bytes must be at least 1, got {self.max_body_bytes}")
         if not 0 <= self.sse_keepalive_s < float("inf"):

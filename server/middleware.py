@@ -17,7 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pippin.core.errors import PippinError
 
 from .drain import Drain
-from .errors import BodyTooLargeError, DrainingError, UnauthorizedError, to_http_error
+from .errors import (
+    BodyTooLargeError,
+    DrainingError,
+    UnauthorizedError,
+    speaks_anthropic,
+    to_http_error,
+)
 from .metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -28,7 +34,10 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 def does_work(path: str) -> bool:
     """Whether a path takes engine time: such requests need a key and are refused in a drain."""
-    return path.startswith("/v1/") or path in ("/tokenize", "/detokenize")
+    return path.startswith(("/v1/", "/api/")) or path in _WORK_PATHS
+
+
+_WORK_PATHS = frozenset({"/tokenize", "/detokenize", "/apply-template"})
 
 
 class RequestIdMiddleware:
@@ -48,7 +57,10 @@ class RequestIdMiddleware:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if speaks_anthropic(scope["path"]):
+                    headers["request-id"] = request_id
             await send(message)
 
         await self.app(scope, receive, send_with_id)
@@ -113,7 +125,7 @@ class UnexpectedErrorMiddleware:
             logger.exception("request_failed request_id=%s", state["request_id"])
             if "status" in state:
                 raise  # too late for another answer: let the server cut the connection
-            await to_http_error(error).to_response()(scope, receive, send)
+            await to_http_error(error).to_response(scope)(scope, receive, send)
 
 
 class DrainMiddleware:
@@ -128,7 +140,8 @@ class DrainMiddleware:
         if scope["type"] != "http" or not does_work(scope["path"]):
             await self.app(scope, receive, send)
             return
-        if self.drain.is_draining:
+        # To cancel is the one thing that brings the end nearer.
+        if self.drain.is_draining and not scope["path"].endswith("/cancel"):
             await _refuse(DrainingError(), scope, receive, send)
             return
         with self.drain.running():
@@ -145,9 +158,9 @@ class ApiKeyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
         if scope["type"] == "http" and self.api_keys and does_work(scope["path"]):
-            shown = _shown_key(Headers(scope=scope))
+            shown = _shown_keys(Headers(scope=scope))
             # Every key is compared in constant time, so that timing tells nothing about them.
-            matches = [hmac.compare_digest(shown, key) for key in self.api_keys]
+            matches = [hmac.compare_digest(it, key) for it in shown for key in self.api_keys]
             if not any(matches):
                 text = "Incorrect API key provided." if shown else "No API key provided."
                 await _refuse(UnauthorizedError(text), scope, receive, send)
@@ -185,10 +198,11 @@ class BodyLimitMiddleware:
 
 
 async def _refuse(error: PippinError, scope: Scope, receive: Receive, send: Send) -> None:
-    await to_http_error(error).to_response()(scope, receive, send)
+    await to_http_error(error).to_response(scope)(scope, receive, send)
 
 
-def _shown_key(headers: Headers) -> bytes:
+def _shown_keys(headers: Headers) -> list[bytes]:
+    """Both ways of showing one: a client that talks to Anthropic may go both, with two keys."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    shown = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    return shown.encode("latin-1")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    return [key.encode("latin-1") for key in (bearer, headers.get("x-api-key")) if key]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import cast
 
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from .adapters.reply import ReplyHead
 from .config import ServerConfig
 from .drain import Drain
 from .metrics import Metrics
+from .running import RunningReplies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class Service:
     registry: CollectorRegistry
     drain: Drain
     version: str
+    running: RunningReplies = field(default_factory=RunningReplies)
 
     def check_model(self, name: str) -> None:
         """Make sure that ``name`` means the model that is served.
@@ -37,13 +40,15 @@ class Service:
             ModelNotFoundError: It does not.
         """
         card = self.engine.model_card
-        if name != card.model_id and name not in card.aliases:
+        if name == card.model_id or name in card.aliases:
+            return
+        if not any(fnmatchcase(name, alias) for alias in self.config.aliases):
             raise ModelNotFoundError(name)
 
-    def make_reply_head(self, prefix: str) -> ReplyHead:
+    def make_reply_head(self, prefix: str, *, separator: str = "-") -> ReplyHead:
         """A new reply's identity, for example of the form ``chatcmpl-...``."""
         return ReplyHead(
-            reply_id=f"{prefix}-{uuid.uuid4().hex}",
+            reply_id=f"{prefix}{separator}{uuid.uuid4().hex}",
             created_unix=int(time.time()),
             model=self.engine.model_card.model_id,
             system_fingerprint=f"pippin-{self.version}",

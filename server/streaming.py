@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
@@ -21,14 +22,29 @@ from pippin.core.engine.client import Generation
 from pippin.core.errors import GenerationError, PippinError
 from pippin.core.request import FinishReason, RequestOutput
 
-from .errors import CLIENT_GONE_STATUS, to_http_error
+from .errors import CLIENT_GONE_STATUS, HttpError, to_http_error
 from .merge import merge_outputs
 from .service import Service
 from .sse import encode_event
 
 logger = logging.getLogger(__name__)
 
-_KEEPALIVE = ServerSentEvent(comment="keep-alive", sep="\n")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStyle:
+    """How an API's streams look, beside what a `ChunkWriter` writes.
+
+    Attributes:
+        keepalive: Sent while there is nothing else to send; if empty, nothing is.
+        encode_error: Frames that end a stream that failed.
+    """
+
+    media_type: str = "text/event-stream"
+    keepalive: bytes = b": keep-alive\n\n"
+    encode_error: Callable[[HttpError], bytes] = lambda error: encode_event(error.body())
+
+
+OPENAI_STREAM = StreamStyle()
 
 
 class ReplyCollector(Protocol):
@@ -56,10 +72,16 @@ async def answer_at_once(
     generations: Sequence[Generation],
     collector: ReplyCollector,
     service: Service,
+    *,
+    reply_id: str | None = None,
 ) -> Response:
     """Wait for the whole answer.
 
+    Args:
+        reply_id: What it can be cancelled by.
+
     Raises:
+        RequestCancelledError: It was.
         GenerationError: One of the answers failed.
         EngineStoppedError: The engine went away.
     """
@@ -68,11 +90,14 @@ async def answer_at_once(
     collecting = asyncio.ensure_future(_collect(generations, collector))
     leaving = asyncio.ensure_future(_wait_until_gone(request))
     try:
-        await asyncio.wait((collecting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        with service.running.track(reply_id, generations) as running:
+            await asyncio.wait((collecting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        running.check()
         if not collecting.done():
             outcome = "client_gone"
             return Response(status_code=CLIENT_GONE_STATUS)
-        reply = collecting.result()
+        collecting.result()
+        reply = collector.reply()
         outcome = "completed"
         return JSONResponse(reply)
     finally:
@@ -88,6 +113,8 @@ class GenerationStream(EventSourceResponse):
 
     Args:
         generations: One for each prompt. They are aborted when the stream ends, however it ends.
+        reply_id: What it can be cancelled by.
+        style: What differs between APIs.
     """
 
     def __init__(
@@ -96,8 +123,13 @@ class GenerationStream(EventSourceResponse):
         generations: Sequence[Generation],
         writer: ChunkWriter,
         service: Service,
+        *,
+        reply_id: str | None = None,
+        style: StreamStyle = OPENAI_STREAM,
     ) -> None:
+        self._style = style
         self._generations = generations
+        self._tracked = service.running.track(reply_id, generations)
         self._writer = writer
         self._metrics = service.metrics
         self._endpoint = request.url.path
@@ -105,8 +137,10 @@ class GenerationStream(EventSourceResponse):
         self._outcome = "client_gone"
         super().__init__(
             self._frames(),
-            ping=service.config.sse_keepalive_s,
-            ping_message_factory=lambda: _KEEPALIVE,
+            media_type=style.media_type,
+            ping=service.config.sse_keepalive_s if style.keepalive else 0,
+            # Sent as it is, although declared to be another type.
+            ping_message_factory=lambda: cast("ServerSentEvent", style.keepalive),
             sep="\n",
             # Without it the library cuts all streams on uvicorn's first exit signal.
             shutdown_grace_period=service.config.drain_timeout_s,
@@ -115,7 +149,8 @@ class GenerationStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
         try:
-            await super().__call__(scope, receive, send)
+            with self._tracked as self._running:
+                await super().__call__(scope, receive, send)
         finally:
             # Not in `_frames`: its clean-up does not run if the caller left before it began.
             for generation in self._generations:
@@ -139,6 +174,7 @@ class GenerationStream(EventSourceResponse):
                         yield data
                     if failure is not None:
                         raise failure
+            self._running.check()
             yield self._writer.close()
             self._outcome = "completed"
         except Exception as error:
@@ -150,10 +186,10 @@ class GenerationStream(EventSourceResponse):
                 error,
                 exc_info=not isinstance(error, PippinError),
             )
-            yield encode_event(to_http_error(error).body())
+            yield self._style.encode_error(to_http_error(error))
 
 
-async def _collect(generations: Sequence[Generation], collector: ReplyCollector) -> dict[str, Any]:
+async def _collect(generations: Sequence[Generation], collector: ReplyCollector) -> None:
     async with aclosing(merge_outputs(generations)) as arrivals:
         async for prompt_index, outputs in arrivals:
             for output in outputs:
@@ -161,7 +197,6 @@ async def _collect(generations: Sequence[Generation], collector: ReplyCollector)
                 if failure is not None:
                     raise failure
                 collector.feed(prompt_index, output)
-    return collector.reply()
 
 
 async def _wait_until_gone(request: Request) -> None:

@@ -50,12 +50,20 @@ def to_params(wire: CompletionRequest, card: ModelCard) -> SamplingParams:
         )
     if wire.max_tokens == 0 and not wire.echo:
         raise InvalidRequestError("'max_tokens' of 0 needs 'echo'.", param="max_tokens")
+    echoed_logprobs = wire.logprobs if wire.echo else None
+    if wire.prompt_logprobs is not None:
+        if wire.stream or echoed_logprobs not in (None, wire.prompt_logprobs):
+            raise UnsupportedFeatureError(
+                "'prompt_logprobs' cannot be streamed, and must equal 'logprobs' with 'echo'.",
+                param="prompt_logprobs",
+            )
+        echoed_logprobs = wire.prompt_logprobs
     return to_sampling_params(
         wire,
         card,
         max_tokens=DEFAULT_MAX_TOKENS if wire.max_tokens is None else wire.max_tokens,
         num_logprobs=wire.logprobs,
-        num_prompt_logprobs=wire.logprobs if wire.echo else None,
+        num_prompt_logprobs=echoed_logprobs,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pippin.core.engine.client import Generation
-from pippin.core.request import FinishReason, PositionLogprobs, RequestOutput
+from pippin.core.request import PositionLogprobs, RequestOutput
 
 from ..sse import DONE, TEXT_SLOT, EventTemplate, encode_event
 from .reply import ReplyHead, UsageCounter, finish_reason_to_wire, logprob_to_wire
@@ -40,12 +40,15 @@ class CompletionLayout:
     Attributes:
         num_answers: Choices of each prompt.
         echoes: One for each prompt, or none at all.
+        scored: Generations whose prompt's logprobs are to stand in each choice; one for each
+            prompt, or none at all.
     """
 
     num_prompts: int
     num_answers: int
     with_logprobs: bool
     echoes: Sequence[EchoedPrompt] = ()
+    scored: Sequence[Generation] = ()
 
     @property
     def num_choices(self) -> int:
@@ -61,9 +64,20 @@ class CompletionLayout:
         return self.echoes[choice_index // self.num_answers] if self.echoes else None
 
     def logprobs(
-        self, choice_index: int, positions: Sequence[PositionLogprobs], *, with_echo: bool
+        self,
+        choice_index: int,
+        positions: Sequence[PositionLogprobs],
+        *,
+        with_echo: bool,
+        with_end: bool = False,
     ) -> dict[str, Any] | None:
-        """Parallel lists over tokens, if asked for; ``with_echo`` puts the prompt's in front."""
+        """Parallel lists over tokens, if asked for.
+
+        Args:
+            with_echo: Puts the prompt's in front.
+            with_end: Adds an entry for a token that ended the answer and is not shown. Who scores
+                prompts asks for one token more, and drops the last entry.
+        """
         if not self.with_logprobs:
             return None
         echo = self.echo_of(choice_index)
@@ -79,7 +93,16 @@ class CompletionLayout:
         num_chars_before = len(echo.text) if echo is not None else 0
         for position in positions:
             _add_row(rows, position, num_chars_before, "")
+        if with_end and echo is not None:
+            _add_row(rows, None, num_chars_before, "")
         return rows
+
+    def prompt_logprobs(self, choice_index: int) -> dict[str, Any]:
+        """The field of that name, as vLLM's users know it, if asked for."""
+        if not self.scored:
+            return {}
+        positions = self.scored[choice_index // self.num_answers].prompt_logprobs or ()
+        return {"prompt_logprobs": [position and _by_token_id(position) for position in positions]}
 
 
 class CompletionReplyCollector:
@@ -91,7 +114,7 @@ class CompletionReplyCollector:
         self._layout = layout
         self._texts: list[list[str]] = [[] for _ in range(layout.num_choices)]
         self._logprobs: list[list[PositionLogprobs]] = [[] for _ in range(layout.num_choices)]
-        self._finish_reasons: list[FinishReason | None] = [None] * layout.num_choices
+        self._last: list[RequestOutput | None] = [None] * layout.num_choices
 
     def feed(self, prompt_index: int, output: RequestOutput) -> None:
         """Take in one output."""
@@ -99,7 +122,7 @@ class CompletionReplyCollector:
         index = self._layout.choice_index(prompt_index, output)
         self._texts[index].append(output.text)
         self._logprobs[index].extend(output.logprobs)
-        self._finish_reasons[index] = output.finish_reason
+        self._last[index] = output
 
     def reply(self) -> dict[str, Any]:
         """The whole object, after the last output."""
@@ -110,14 +133,18 @@ class CompletionReplyCollector:
         }
 
     def _choice(self, index: int) -> dict[str, Any]:
-        reason = self._finish_reasons[index]
-        assert reason is not None, "an engine ends every answer"
+        last = self._last[index]
+        assert last is not None, "an engine ends every answer"
+        assert last.finish_reason is not None, "an engine ends every answer"
         echo = self._layout.echo_of(index)
+        positions = self._logprobs[index]
+        with_end = not positions and last.num_output_tokens > 0
         return {
             "text": (echo.text if echo is not None else "") + "".join(self._texts[index]),
             "index": index,
-            "logprobs": self._layout.logprobs(index, self._logprobs[index], with_echo=True),
-            "finish_reason": finish_reason_to_wire(reason),
+            "logprobs": self._layout.logprobs(index, positions, with_echo=True, with_end=with_end),
+            "finish_reason": finish_reason_to_wire(last.finish_reason),
+            **self._layout.prompt_logprobs(index),
         }
 
 
@@ -137,6 +164,7 @@ class CompletionChunkWriter:
         self._layout = layout
         self._include_usage = include_usage
         self._begun = [False] * layout.num_choices
+        self._has_logprobs = [False] * layout.num_choices
         self._templates = [
             EventTemplate(self._chunk(index, TEXT_SLOT)) for index in range(layout.num_choices)
         ]
@@ -146,20 +174,25 @@ class CompletionChunkWriter:
         self._usage.note(prompt_index, output)
         index = self._layout.choice_index(prompt_index, output)
         frames = b""
+        echo = self._layout.echo_of(index)
         if not self._begun[index]:
             self._begun[index] = True
-            echo = self._layout.echo_of(index)
             if echo is not None:
                 logprobs = self._layout.logprobs(index, (), with_echo=True)
                 frames = encode_event(self._chunk(index, echo.text, logprobs=logprobs))
         if output.logprobs:
+            self._has_logprobs[index] = True
             logprobs = self._layout.logprobs(index, output.logprobs, with_echo=False)
             frames += encode_event(self._chunk(index, output.text, logprobs=logprobs))
         elif output.text:
             frames += self._templates[index].fill(output.text)
         if output.finish_reason is not None:
             reason = finish_reason_to_wire(output.finish_reason)
-            frames += encode_event(self._chunk(index, "", finish_reason=reason))
+            logprobs = None
+            if not self._has_logprobs[index] and output.num_output_tokens > 0 and echo is not None:
+                logprobs = self._layout.logprobs(index, (), with_echo=False, with_end=True)
+            chunk = self._chunk(index, "", logprobs=logprobs, finish_reason=reason)
+            frames += encode_event(chunk)
         return frames
 
     def close(self) -> bytes:
@@ -194,7 +227,7 @@ def _add_row(
     text_without_logprob: str,
 ) -> None:
     if position is None:
-        rows["text_offset"].append(0)
+        rows["text_offset"].append(num_chars_before)
         rows["token_logprobs"].append(None)
         rows["tokens"].append(text_without_logprob)
         rows["top_logprobs"].append(None)
@@ -209,3 +242,16 @@ def _add_row(
     rows["token_logprobs"].append(logprob_to_wire(chosen.logprob))
     rows["tokens"].append(chosen.text)
     rows["top_logprobs"].append(candidates)
+
+
+def _by_token_id(position: PositionLogprobs) -> dict[str, Any]:
+    """The token that stands there, and the likeliest; the rank is known of these only."""
+    ranked = [(token, rank) for rank, token in enumerate(position.top, 1)]
+    return {
+        str(token.token_id): {
+            "logprob": logprob_to_wire(token.logprob),
+            "rank": rank,
+            "decoded_token": token.text,
+        }
+        for token, rank in ((position.chosen, None), *ranked)
+    }

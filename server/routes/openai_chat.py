@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..adapters.openai_chat import to_params, to_prompt
+from ..adapters.openai_chat import to_params, to_prompt, to_rules
 from ..adapters.openai_chat_reply import ChatChunkWriter, ChatReplyCollector
 from ..adapters.reply import UsageCounter
 from ..schemas.openai_chat import ChatCompletionRequest
@@ -19,11 +19,7 @@ async def create_chat_completion(request: Request) -> Response:
     service = service_of(request)
     wire = parse_body(ChatCompletionRequest, await request.body())
     service.check_model(wire.model)
-    prompt = to_prompt(
-        wire.messages,
-        template_kwargs=wire.chat_template_kwargs,
-        add_generation_prompt=wire.add_generation_prompt,
-    )
+    prompt = to_prompt(wire)
     params = to_params(wire, service.engine.model_card)
     num_choices = wire.n or 1
     head = service.make_reply_head("chatcmpl")
@@ -33,13 +29,16 @@ async def create_chat_completion(request: Request) -> Response:
         request_id=head.reply_id,
         num_sequences=num_choices,
         cache_salt=wire.cache_salt or "",
+        rules=to_rules(wire),
     )
     usage = UsageCounter(len(generation.prompt_token_ids))
     if wire.stream:
         include_usage = bool(wire.stream_options and wire.stream_options.include_usage)
-        writer = ChatChunkWriter(head, usage, num_choices=num_choices, include_usage=include_usage)
-        return GenerationStream(request, [generation], writer, service)
+        writer = ChatChunkWriter(
+            head, usage, generation, num_choices=num_choices, include_usage=include_usage
+        )
+        return GenerationStream(request, [generation], writer, service, reply_id=head.reply_id)
     collector = ChatReplyCollector(
-        head, usage, num_choices=num_choices, with_logprobs=bool(wire.logprobs)
+        head, usage, generation, num_choices=num_choices, with_logprobs=bool(wire.logprobs)
     )
-    return await answer_at_once(request, [generation], collector, service)
+    return await answer_at_once(request, [generation], collector, service, reply_id=head.reply_id)

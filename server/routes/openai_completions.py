@@ -40,14 +40,15 @@ async def create_completion(request: Request) -> Response:
         num_answers=wire.n or 1,
         with_logprobs=wire.logprobs is not None,
         echoes=await _echoes(service.engine, wire, prompts, generations) if wire.echo else (),
+        scored=generations if wire.prompt_logprobs is not None else (),
     )
     usage = UsageCounter(sum(len(generation.prompt_token_ids) for generation in generations))
     if wire.stream:
         include_usage = bool(wire.stream_options and wire.stream_options.include_usage)
         writer = CompletionChunkWriter(head, usage, layout, include_usage=include_usage)
-        return GenerationStream(request, generations, writer, service)
+        return GenerationStream(request, generations, writer, service, reply_id=head.reply_id)
     collector = CompletionReplyCollector(head, usage, layout)
-    return await answer_at_once(request, generations, collector, service)
+    return await answer_at_once(request, generations, collector, service, reply_id=head.reply_id)
 
 
 async def _submit_all(

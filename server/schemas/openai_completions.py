@@ -24,6 +24,7 @@ class CompletionRequest(SamplingFields):
     Attributes:
         max_tokens: 0 only together with ``echo``, to score a prompt.
         best_of: Must be ``n`` if given: answers are not ranked.
+        prompt_logprobs: Extension: how many likeliest tokens to show at each of the prompt's.
         add_special_tokens: Extension: whether text gets the tokenizer's own special tokens.
     """
 
@@ -34,4 +35,5 @@ class CompletionRequest(SamplingFields):
     best_of: int | None = None
     suffix: Annotated[object, only("")] = None
 
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     add_special_tokens: bool | None = None

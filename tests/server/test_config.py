@@ -14,6 +14,7 @@ from pippin.server.config import ServerConfig
         ("api_keys", ("",)),
         ("api_keys", (" a",)),
         ("api_keys", ("ä",)),
+        ("aliases", ("",)),
         ("max_body_bytes", 0),
         ("sse_keepalive_s", -1.0),
         ("sse_keepalive_s", float("nan")),
@@ -21,8 +22,9 @@ from pippin.server.config import ServerConfig
     ],
 )
 def test_a_wrong_setting_is_named(field: str, value: object) -> None:
-    # Keys are named as a person gives them, one at a time.
-    with pytest.raises(ConfigError, match=field.replace("api_keys", "api-key")):
+    # What may be given several times is named as a person gives it, one at a time.
+    name = {"api_keys": "api-key", "aliases": "alias"}.get(field, field)
+    with pytest.raises(ConfigError, match=name):
         ServerConfig(**{field: value})  # type: ignore[arg-type]
 
 

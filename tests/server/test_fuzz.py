@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from pippin.server.app import create_app
 from pippin.server.config import ServerConfig
+from pippin.server.routes.templates import ApplyTemplateRequest
 from pippin.server.schemas.openai_chat import ChatCompletionRequest
 from pippin.server.schemas.openai_completions import CompletionRequest
 from pippin.server.schemas.tokens import DetokenizeRequest, TokenizeRequest
@@ -24,6 +25,10 @@ BASES: dict[str, tuple[type[WireModel], dict[str, object]]] = {
         {"model": "tiny", "messages": [{"role": "user", "content": "x"}]},
     ),
     "/v1/completions": (CompletionRequest, {"model": "tiny", "prompt": "x"}),
+    "/apply-template": (
+        ApplyTemplateRequest,
+        {"messages": [{"role": "user", "content": "x"}]},
+    ),
     "/tokenize": (TokenizeRequest, {"prompt": "x"}),
     "/detokenize": (DetokenizeRequest, {"tokens": [1]}),
 }

@@ -67,6 +67,9 @@ def test_defaults_are_those_of_the_old_api(make_client: MakeClient) -> None:
         ({"logprobs": True}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stream_options": {}}, "stream_options"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+        ({"prompt_logprobs": 1, "echo": True, "logprobs": 2}, "prompt_logprobs"),
         ({"messages": []}, "messages"),
     ],
 )
@@ -105,6 +108,24 @@ def test_a_prompt_can_be_scored_without_an_answer(make_client: MakeClient) -> No
         "top_logprobs": [None, {"i": -0.5}, {"j": -0.5}],
         "text_offset": [0, 1, 2],
     }
+
+
+def test_logprobs_of_the_prompt_by_token_id(make_client: MakeClient) -> None:
+    body = _body([[104, 105], [106]], prompt_logprobs=2)
+
+    choices = make_client().post(PATH, json=body).json()["choices"]
+
+    assert [choice["prompt_logprobs"] for choice in choices] == [
+        [
+            None,
+            {
+                "7": {"logprob": -0.5, "rank": 1, "decoded_token": "i"},
+                "0": {"logprob": -1.0, "rank": 2, "decoded_token": "alt0"},
+            },
+        ],
+        [None],
+    ]
+    assert choices[0]["logprobs"] is None
 
 
 def test_the_prompt_is_not_scored_unless_asked_for(make_client: MakeClient) -> None:

@@ -1,0 +1,304 @@
+"""Responses requests to prompts, rules and settings. The way back is `openai_responses_reply.py`.
+
+A conversation is a list of items: an assistant's turn is all of its items in a row.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pippin.core.engine.client import EngineClient, ModelCard
+from pippin.core.errors import InvalidRequestError, UnsupportedFeatureError
+from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall, ToolSpec
+from pippin.core.reply_rules import ReplyRules, ResponseFormat, ToolChoice
+from pippin.core.sampling_params import SamplingParams
+
+from ..schemas.openai_responses import (
+    AllowedTools,
+    ContentWire,
+    FunctionCallItem,
+    FunctionOutputItem,
+    FunctionToolWire,
+    JsonSchemaFormat,
+    MediaPartWire,
+    MessageItem,
+    NamedFunction,
+    ReasoningItem,
+    RefusalPartWire,
+    ResponsesRequest,
+    StoredItem,
+)
+from .sampling import check_stream_options, to_sampling_params
+
+_OPAQUE_MARK = "pippin:"
+_ID_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+}
+
+
+def item_id(item_type: str, reply_id: str, index: int | str) -> str:
+    """An id that tells which response the item belongs to; see `reply_id_of`."""
+    return f"{_ID_PREFIXES[item_type]}_{reply_id.removeprefix('resp_')}_{index}"
+
+
+def reply_id_of(an_item_id: str) -> str:
+    """The response that gave the item its id, if one of this server's did."""
+    return "resp_" + "".join(an_item_id.split("_")[1:2])
+
+
+def to_opaque(reasoning: str) -> str:
+    """What goes out as ``encrypted_content``: no secret, but all that is needed on the way back."""
+    return _OPAQUE_MARK + base64.b64encode(reasoning.encode()).decode()
+
+
+def to_prompt(wire: ResponsesRequest, items: Sequence[StoredItem], num_earlier: int) -> ChatPrompt:
+    """The conversation.
+
+    Args:
+        items: All of it but the instructions; the first ``num_earlier`` are not of this request.
+
+    Raises:
+        InvalidRequestError: An item cannot be taken, or fields contradict each other; names them.
+    """
+    system = wire.instructions
+    return ChatPrompt(
+        messages=(
+            *([Message(role="system", content=(TextPart(system),))] if system else ()),
+            *_to_messages(items, num_earlier),
+        ),
+        tools=tuple(_to_tool(tool) for tool in offered_tools(wire)),
+        reasoning_effort=wire.reasoning.effort if wire.reasoning else None,
+        template_kwargs=wire.chat_template_kwargs or {},
+    )
+
+
+def to_rules(wire: ResponsesRequest) -> ReplyRules:
+    """What the answer must be made of.
+
+    Raises:
+        InvalidRequestError: Fields contradict each other; names one.
+    """
+    form = wire.text.format if wire.text else None
+    response_format = None
+    if isinstance(form, JsonSchemaFormat):
+        response_format = ResponseFormat("json_schema", form.json_schema)
+    elif form is not None and form.type == "json_object":
+        response_format = ResponseFormat("json_object")
+    return ReplyRules(
+        tool_choice=_to_tool_choice(wire),
+        parallel_tool_calls=wire.parallel_tool_calls is not False,
+        response_format=response_format,
+        thinking_budget=wire.thinking_token_budget,
+    )
+
+
+def to_params(wire: ResponsesRequest, card: ModelCard) -> SamplingParams:
+    """The settings.
+
+    Raises:
+        InvalidRequestError: A field is out of range or at odds with another one.
+    """
+    check_stream_options(wire)
+    return to_sampling_params(
+        wire,
+        card,
+        max_tokens=wire.max_output_tokens,
+        num_logprobs=(wire.top_logprobs or 0) if wants_logprobs(wire) else None,
+    )
+
+
+def wants_logprobs(wire: ResponsesRequest) -> bool:
+    """Whether either of the two ways to ask for logprobs is used."""
+    return bool(wire.top_logprobs) or "message.output_text.logprobs" in (wire.include or ())
+
+
+def offered_tools(wire: ResponsesRequest) -> list[FunctionToolWire]:
+    """The tools that the model is told of: none if it may call none.
+
+    Raises:
+        InvalidRequestError: Two have the same name, or one is chosen that is not there.
+    """
+    tools = {tool.name: tool for tool in wire.tools or ()}
+    if len(tools) < len(wire.tools or ()):
+        raise InvalidRequestError("Two tools have the same name.", param="tools")
+    choice = wire.tool_choice
+    named = choice.tools if isinstance(choice, AllowedTools) else ()
+    for tool in (choice,) if isinstance(choice, NamedFunction) else named:
+        if tool.name not in tools:
+            raise InvalidRequestError(
+                f"'tool_choice' names '{tool.name}', which is not among the tools.",
+                param="tool_choice",
+            )
+    if choice == "none":
+        return []
+    return [tools[tool.name] for tool in named] if named else list(tools.values())
+
+
+async def cut_to_fit(engine: EngineClient, prompt: ChatPrompt, num_wanted: int) -> ChatPrompt:
+    """The prompt without as many of its oldest turns as must go to leave room for an answer.
+
+    System messages at the head stay, and so does the last turn.
+    """
+    messages = prompt.messages
+    head = next((i for i, it in enumerate(messages) if it.role not in _SYSTEM), len(messages))
+    starts = [i for i, it in enumerate(messages) if it.role == "user" and i > head]
+    shorter = [replace(prompt, messages=(*messages[:head], *messages[i:])) for i in starts]
+    low, high = 0, len(shorter) - 1
+    while low < high:
+        middle = (low + high) // 2
+        num_tokens = len(await engine.tokenize(shorter[middle]))
+        if num_tokens + num_wanted <= engine.model_card.max_model_len:
+            high = middle
+        else:
+            low = middle + 1
+    return shorter[low] if shorter else prompt
+
+
+_SYSTEM = ("system", "developer")
+
+
+def to_stored_items(items: Iterable[StoredItem], reply_id: str) -> list[dict[str, Any]]:
+    """Items as the API shows them: with ids, statuses, and texts as parts."""
+    return [_to_stored(item, reply_id, index) for index, item in enumerate(items)]
+
+
+def _to_stored(item: StoredItem, reply_id: str, index: int) -> dict[str, Any]:
+    stored = {
+        **item.model_dump(mode="json", exclude_none=True),
+        "id": item.id or item_id(item.type, reply_id, f"i{index}"),
+        "status": item.status or "completed",
+    }
+    if isinstance(item, MessageItem) and isinstance(item.content, str):
+        kind = "output_text" if item.role == "assistant" else "input_text"
+        stored["content"] = [{"type": kind, "text": item.content}]
+    for part in stored["content"] if isinstance(item, MessageItem) else ():
+        if part["type"] == "output_text":
+            part |= {"annotations": [], "logprobs": part.get("logprobs") or []}
+    return stored
+
+
+def _to_tool_choice(wire: ResponsesRequest) -> ToolChoice:
+    choice = wire.tool_choice
+    if isinstance(choice, NamedFunction):
+        return ToolChoice("named", choice.name)
+    mode = choice.mode if isinstance(choice, AllowedTools) else choice
+    if mode == "required" and not wire.tools:
+        raise InvalidRequestError(
+            "'tool_choice' is 'required', but there are no tools.", param="tool_choice"
+        )
+    return ToolChoice(mode or "auto") if wire.tools else ToolChoice("none")
+
+
+def _to_tool(wire: FunctionToolWire) -> ToolSpec:
+    return ToolSpec(
+        name=wire.name,
+        description=wire.description,
+        parameters=wire.parameters or {"type": "object", "properties": {}},
+        strict=bool(wire.strict),
+    )
+
+
+@dataclass
+class _AssistantTurn:
+    """What one run of assistant items adds up to."""
+
+    content: tuple[TextPart, ...] = ()
+    reasoning: list[str] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+
+    def to_messages(self) -> list[Message]:
+        if not (self.content or self.reasoning or self.tool_calls):
+            return []
+        return [
+            Message(
+                role="assistant",
+                content=self.content,
+                tool_calls=tuple(self.tool_calls),
+                reasoning="\n".join(self.reasoning) if self.reasoning else None,
+            )
+        ]
+
+
+def _to_messages(items: Sequence[StoredItem], num_earlier: int) -> list[Message]:
+    messages: list[Message] = []
+    turn = _AssistantTurn()
+    call_ids: set[str] = set()
+    for index, item in enumerate(items):
+        where = f"input.{index - num_earlier}" if index >= num_earlier else "previous_response_id"
+        if isinstance(item, ReasoningItem):
+            turn.reasoning.append(_to_reasoning(item, where))
+        elif isinstance(item, FunctionCallItem):
+            call_ids.add(item.call_id)
+            turn.tool_calls += _to_calls(item, where)
+        elif isinstance(item, MessageItem) and item.role == "assistant":
+            if turn.content:
+                messages += turn.to_messages()
+                turn = _AssistantTurn()
+            turn.content = _to_parts(item.content, f"{where}.content")
+        else:
+            messages += turn.to_messages()
+            turn = _AssistantTurn()
+            if isinstance(item, MessageItem):
+                parts = _to_parts(item.content, f"{where}.content")
+                messages.append(Message(role=item.role, content=parts))
+                continue
+            assert isinstance(item, FunctionOutputItem)
+            if item.call_id not in call_ids:
+                raise InvalidRequestError(
+                    f"No function call before '{where}' has the call_id '{item.call_id}'.",
+                    param=f"{where}.call_id",
+                )
+            parts = _to_parts(item.output, f"{where}.output")
+            messages.append(Message(role="tool", content=parts, tool_call_id=item.call_id))
+    return messages + turn.to_messages()
+
+
+def _to_calls(item: FunctionCallItem, where: str) -> list[ToolCall]:
+    try:
+        arguments = json.loads(item.arguments or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if isinstance(arguments, dict):
+        return [ToolCall(call_id=item.call_id, name=item.name, arguments=arguments)]
+    if item.status == "incomplete":
+        return []  # cut off by the token limit: nobody can answer it
+    raise InvalidRequestError(
+        f"'{where}.arguments' is not a JSON object.", param=f"{where}.arguments"
+    )
+
+
+def _to_reasoning(item: ReasoningItem, where: str) -> str:
+    parts = item.content or item.summary
+    if parts or not item.encrypted_content:
+        return "".join(part.text for part in parts)
+    mark, opaque = _OPAQUE_MARK, item.encrypted_content
+    if opaque.startswith(mark):
+        # Padding, alphabet and UTF-8: whatever is wrong with it is a ValueError.
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(opaque.removeprefix(mark), validate=True).decode()
+    raise UnsupportedFeatureError(
+        f"'{where}.encrypted_content' was not made by this server.",
+        param=f"{where}.encrypted_content",
+    )
+
+
+def _to_parts(content: ContentWire, where: str) -> tuple[TextPart, ...]:
+    if isinstance(content, str):
+        return (TextPart(content),)
+    parts = []
+    for index, part in enumerate(content):
+        if isinstance(part, MediaPartWire):
+            raise UnsupportedFeatureError(
+                f"'{where}.{index}' is of type '{part.type}', which this model cannot take.",
+                param=f"{where}.{index}.type",
+            )
+        parts.append(TextPart(part.refusal if isinstance(part, RefusalPartWire) else part.text))
+    return tuple(parts)

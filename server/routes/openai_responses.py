@@ -1,0 +1,276 @@
+"""``/v1/responses``: make one, and come back to what is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pippin.core.engine.client import Generation
+from pippin.core.errors import ContextLengthError, InvalidRequestError, UnsupportedFeatureError
+from pippin.core.messages import ChatPrompt
+from pippin.core.sampling_params import SamplingParams
+
+from ..adapters.openai_responses import (
+    cut_to_fit,
+    reply_id_of,
+    to_params,
+    to_prompt,
+    to_rules,
+    to_stored_items,
+)
+from ..adapters.openai_responses_reply import ResponseReply, echo_of
+from ..adapters.reply_reader import ReplyReader
+from ..errors import ResponseNotFoundError
+from ..response_store import ResponseStore, StoredResponse
+from ..schemas.openai_responses import (
+    STORED_ITEMS,
+    ItemReference,
+    MessageItem,
+    ResponsesRequest,
+    StoredItem,
+)
+from ..schemas.wire_model import parse_body
+from ..service import Service, service_of
+from ..streaming import GenerationStream, StreamStyle, answer_at_once
+
+MAX_LISTED_ITEMS = 100
+
+
+class ResponsesState:
+    """What the handlers share.
+
+    Attributes:
+        store: ``None`` if nothing is to be stored.
+        replies: Those under way, by id.
+    """
+
+    def __init__(self, store: ResponseStore | None) -> None:
+        self.store = store
+        self.replies: WeakValueDictionary[str, ResponseReply] = WeakValueDictionary()
+
+
+async def create_response(request: Request) -> Response:
+    """Answer a conversation."""
+    service, state = service_of(request), _state_of(request)
+    wire = parse_body(ResponsesRequest, await request.body())
+    service.check_model(wire.model)
+    store = _store_for(wire, state.store)
+    earlier = await _earlier_items(wire, state.store)
+    items = await _given_items(wire, state.store)
+    prompt = to_prompt(wire, [*earlier, *items], len(earlier))
+    params = to_params(wire, service.engine.model_card)
+    head = service.make_reply_head("resp", separator="_")
+    echo = echo_of(wire, params, is_stored=store is not None)
+    stored_items = to_stored_items(items, head.reply_id) if store else []
+    generation = await _submit(service, wire, prompt, params, head.reply_id)
+
+    def keep(response: dict[str, Any]) -> None:
+        if store is not None:
+            store.keep(StoredResponse(response=response, items=stored_items))
+
+    reply = state.replies[head.reply_id] = ResponseReply(
+        head,
+        ReplyReader(generation.make_parser()),
+        echo,
+        num_prompt_tokens=len(generation.prompt_token_ids),
+        with_opaque_reasoning="reasoning.encrypted_content" in (wire.include or ()),
+        keep=keep,
+    )
+    if wire.stream:
+        return _ResponseStream(request, generation, reply, service, reply_id=head.reply_id)
+    return await answer_at_once(request, [generation], reply, service, reply_id=head.reply_id)
+
+
+async def show_response(request: Request) -> Response:
+    """A stored response."""
+    _check_query(request, {"stream": ("false",)})
+    return JSONResponse((await _load(request)).response)
+
+
+async def delete_response(request: Request) -> Response:
+    """Forget a stored response."""
+    response_id, store = request.path_params["response_id"], _state_of(request).store
+    if store is None or not await store.delete(response_id):
+        raise ResponseNotFoundError(response_id)
+    return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+
+async def cancel_response(request: Request) -> Response:
+    """End a response that is under way, from another connection.
+
+    Raises:
+        InvalidRequestError: It has ended.
+    """
+    response_id = request.path_params["response_id"]
+    reply = _state_of(request).replies.get(response_id)
+    if reply is not None and service_of(request).running.cancel(response_id):
+        return JSONResponse(reply.cancel())
+    await _load(request)
+    raise InvalidRequestError("The response has ended and cannot be cancelled.")
+
+
+async def list_input_items(request: Request) -> Response:
+    """All that a stored response answers, what came before its own input included."""
+    query = request.query_params
+    _check_query(request, {"after": None, "limit": None, "order": ("asc", "desc")})
+    limit = query.get("limit", "20")
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LISTED_ITEMS):
+        raise InvalidRequestError(
+            f"'limit' must be between 1 and {MAX_LISTED_ITEMS}.", param="limit"
+        )
+    stored = await _load(request)
+    chain = await _load_chain(_state_of(request).store, stored.response["previous_response_id"])
+    items = [*_raw_items(chain), *stored.items]
+    if query.get("order") != "asc":
+        items.reverse()
+    if "after" in query:
+        ids = [item["id"] for item in items]
+        if query["after"] not in ids:
+            raise InvalidRequestError("'after' is the id of none of the items.", param="after")
+        items = items[ids.index(query["after"]) + 1 :]
+    data = items[: int(limit)]
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else "",
+            "last_id": data[-1]["id"] if data else "",
+            "has_more": len(data) < len(items),
+        }
+    )
+
+
+class _ResponseStream(GenerationStream):
+    """Says that the response exists before the model has read the prompt."""
+
+    def __init__(
+        self,
+        request: Request,
+        generation: Generation,
+        reply: ResponseReply,
+        service: Service,
+        *,
+        reply_id: str,
+    ) -> None:
+        self._reply = reply
+        style = StreamStyle(encode_error=reply.fail)
+        super().__init__(request, [generation], reply, service, reply_id=reply_id, style=style)
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        yield self._reply.open()
+        async with aclosing(cast("Any", super()._frames())) as frames:
+            async for frame in frames:
+                yield frame
+
+
+async def _submit(
+    service: Service,
+    wire: ResponsesRequest,
+    prompt: ChatPrompt,
+    params: SamplingParams,
+    reply_id: str,
+) -> Generation:
+    submit = partial(
+        service.engine.submit,
+        params=params,
+        request_id=reply_id,
+        cache_salt=wire.cache_salt or "",
+        rules=to_rules(wire),
+    )
+    try:
+        try:
+            return await submit(prompt)
+        except ContextLengthError:
+            if wire.truncation != "auto":
+                raise
+        return await submit(await cut_to_fit(service.engine, prompt, params.max_tokens or 1))
+    except InvalidRequestError as error:
+        # The engine knows conversations by their name in the chat API.
+        if error.param == "messages":
+            error.param = "input"
+        raise
+
+
+def _store_for(wire: ResponsesRequest, store: ResponseStore | None) -> ResponseStore | None:
+    if wire.store and store is None:
+        raise UnsupportedFeatureError("This server stores no responses.", param="store")
+    return None if wire.store is False else store
+
+
+async def _earlier_items(
+    wire: ResponsesRequest, store: ResponseStore | None
+) -> tuple[StoredItem, ...]:
+    chain = await _load_chain(store, wire.previous_response_id)
+    return STORED_ITEMS.validate_json(json.dumps(_raw_items(chain)))
+
+
+async def _given_items(wire: ResponsesRequest, store: ResponseStore | None) -> list[StoredItem]:
+    """The request's own input, references followed."""
+    if isinstance(wire.input, str):
+        return [MessageItem(role="user", content=wire.input)]
+    items: list[StoredItem] = []
+    for index, item in enumerate(wire.input):
+        if isinstance(item, ItemReference):
+            stored = await store.load(reply_id_of(item.id)) if store is not None else None
+            found = [it for it in _raw_items([stored]) if it["id"] == item.id] if stored else []
+            if not found:
+                raise InvalidRequestError(
+                    f"Item with id '{item.id}' not found.", param=f"input.{index}.id"
+                )
+            items += STORED_ITEMS.validate_json(json.dumps(found))
+        else:
+            items.append(item)
+    return items
+
+
+def _raw_items(chain: Iterable[StoredResponse]) -> list[dict[str, Any]]:
+    return [item for stored in chain for item in (*stored.items, *stored.response["output"])]
+
+
+async def _load_chain(
+    store: ResponseStore | None, response_id: str | None
+) -> Sequence[StoredResponse]:
+    if response_id is None:
+        return ()
+    chain = await store.load_chain(response_id) if store is not None else None
+    if chain is None:
+        raise InvalidRequestError(
+            f"Previous response with id '{response_id}' not found, or one before it.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return chain
+
+
+async def _load(request: Request) -> StoredResponse:
+    response_id, store = request.path_params["response_id"], _state_of(request).store
+    stored = await store.load(response_id) if store is not None else None
+    if stored is None:
+        raise ResponseNotFoundError(response_id)
+    return stored
+
+
+def _check_query(request: Request, allowed: Mapping[str, Sequence[str] | None]) -> None:
+    """Refuse parameters that are not there, and values that are not theirs."""
+    for name, value in request.query_params.multi_items():
+        if name not in allowed:
+            raise InvalidRequestError(
+                f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter"
+            )
+        values = allowed[name]
+        if values is not None and value not in values:
+            raise UnsupportedFeatureError(
+                f"Unsupported value for '{name}': this server knows {' and '.join(values)}.",
+                param=name,
+            )
+
+
+def _state_of(request: Request) -> ResponsesState:
+    return cast("ResponsesState", request.app.state.responses)
