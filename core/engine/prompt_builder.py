@@ -149,6 +149,9 @@ class PromptBuilder:
             return None
         if not isinstance(prompt, ChatPrompt):
             return self._constraints.compile(rules)  # nobody would read reasoning out of it
+        markers = self._dialect.thinking
+        if markers is not None and self._dialect.starts_in_reasoning(prompt, ending):
+            ending = markers.begin  # wherever it stands
         return self._constraints.compile(rules, prompt.tools, prompt=ending)
 
     def _encode(self, text: str, *, add_special_tokens: bool, param: str) -> list[int]:

@@ -94,11 +94,18 @@ class ReplyDialect:
         tools = self.tools if prompt.tools and rules.tool_choice.mode != "none" else None
         if self.tools == HARMONY:
             tools = HARMONY  # its headers are to be read, whatever is called
-        found = self._reasoning
-        is_open = found is not None and found.starts_in_reasoning(
-            prompt_text, continues=prompt.continue_final_message
-        )
+        is_open = self.starts_in_reasoning(prompt, prompt_text)
         return lambda: make_parser(tools, self.reasoning, prompt.tools, starts_in_reasoning=is_open)
+
+    def starts_in_reasoning(self, prompt: ChatPrompt, prompt_text: str) -> bool:
+        """Whether answers to a prompt start as reasoning.
+
+        Args:
+            prompt_text: The rendered prompt; its end will do unless the last message is gone on
+                with.
+        """
+        found, continues = self._reasoning, prompt.continue_final_message
+        return found is not None and found.starts_in_reasoning(prompt_text, continues=continues)
 
     def shown_ids(self, tokenizer: Tokenizer) -> Set[int]:
         """Special tokens that the parser must see: those of which its markers are made."""

@@ -167,6 +167,22 @@ def test_thinking_ends_at_its_budget(client: openai.OpenAI) -> None:
     assert "<" not in bound.choices[0].message.content
 
 
+def test_reasoning_can_be_gone_on_with(client: openai.OpenAI) -> None:
+    messages: Any = [
+        {"role": "user", "content": "think"},
+        {"role": "assistant", "content": "<think>\nIt is"},
+    ]
+    fields = {
+        "continue_final_message": True,
+        "thinking_token_budget": 3,
+        "structured_outputs": {"choice": ["yes"]},
+    }
+    (choice,) = chat(client, "", messages=messages, extra_body=fields, max_tokens=40).choices
+
+    assert choice.message.reasoning_content
+    assert choice.message.content == "yes"
+
+
 def test_a_bad_schema_costs_nobody_else_anything(client: openai.OpenAI) -> None:
     form: Any = {
         "type": "json_schema",
