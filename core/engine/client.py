@@ -26,6 +26,7 @@ class ModelCard:
         default_sampling: Values of the model's ``generation_config.json``, keyed by
             `SamplingParams` field; a request field that is absent takes its value from here, else
             from the API's own default.
+        chat_template: Its text; empty if there is none.
         details: Free-form facts for ``/health`` and panels (device, dtype, attention path, ...).
     """
 
@@ -35,6 +36,7 @@ class ModelCard:
     max_model_len: int
     vocab_size: int
     default_sampling: Mapping[str, float] = field(default_factory=dict)
+    chat_template: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -73,6 +73,7 @@ def _card(
         max_model_len=built.max_model_len,
         vocab_size=loaded.vocab_size,
         default_sampling=loaded.default_sampling,
+        chat_template=built.tokenizer.chat_template_text,
         details={
             "model_type": loaded.model_type,
             "device": device_kind(),

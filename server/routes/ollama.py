@@ -89,7 +89,7 @@ async def show_local_model(request: Request) -> Response:
             "parameters": "\n".join(
                 f"{key} {value}" for key, value in card.default_sampling.items()
             ),
-            "template": card.details.get("chat_template", ""),
+            "template": card.chat_template,
             "details": _details(card),
             "model_info": {
                 "general.architecture": family,

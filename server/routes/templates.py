@@ -42,7 +42,7 @@ async def show_props(request: Request) -> Response:
             "model_path": card.model_id,
             "model_alias": card.model_id,
             "modalities": {"vision": False, "audio": False},
-            "chat_template": card.details.get("chat_template", ""),
+            "chat_template": card.chat_template,
             "build_info": f"pippin-{service.version}",
         }
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import openai
 import pytest
 from live_server import LiveServer, serve
@@ -243,3 +244,13 @@ def test_responses_of_openai(client: openai.OpenAI) -> None:
         temperature=0,
     )
     assert second.output_text == "It is sunny."
+
+
+def test_what_the_model_can_do_is_told(server: LiveServer) -> None:
+    shown = httpx.post(f"{server.url}/api/show", json={"model": "scripted"}).json()
+    props = httpx.get(f"{server.url}/props").json()
+
+    assert shown["capabilities"] == ["completion", "tools", "thinking"]
+    assert shown["template"] == props["chat_template"]
+    assert "<|im_start|>" in props["chat_template"]
+    assert props["total_slots"] > 0
