@@ -95,6 +95,7 @@ class RequestOutput:
         finish_reason: Set on the last output of an answer.
         stop_reason: The stop string or stop token id that ended it, if one did.
         error: Set with ``FinishReason.ERROR``: what went wrong, in one line.
+        is_callers_fault: Whether that lies in what was asked.
     """
 
     request_id: str
@@ -107,6 +108,7 @@ class RequestOutput:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: str | None = None
+    is_callers_fault: bool = False
 
 
 @dataclass(frozen=True, slots=True)

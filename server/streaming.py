@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from pippin.core.engine.client import Generation
-from pippin.core.errors import GenerationError, PippinError
+from pippin.core.errors import GenerationError, InvalidRequestError, PippinError
 from pippin.core.request import FinishReason, RequestOutput
 
 from .errors import CLIENT_GONE_STATUS, HttpError, to_http_error
@@ -205,8 +205,10 @@ async def _wait_until_gone(request: Request) -> None:
         pass
 
 
-def _failure_of(output: RequestOutput) -> GenerationError | None:
+def _failure_of(output: RequestOutput) -> PippinError | None:
     if output.finish_reason is FinishReason.ERROR:
+        if output.is_callers_fault:
+            return InvalidRequestError(f"A rule for the answer cannot be followed: {output.error}")
         return GenerationError(output.error or "The engine failed on this request.")
     if output.finish_reason is FinishReason.ABORT:
         return GenerationError("The generation was aborted.")

@@ -230,7 +230,9 @@ class Engine:
                 self._tell_prompt_logprobs(sequence, result)
             result.outputs.append(self._process(sequence, drawn.logprobs.get(sequence.key)))
         for sequence in failed:
-            result.outputs.append(_error_output(sequence, faults[sequence.key]))
+            output = _error_output(sequence, faults[sequence.key])
+            is_rule = sequence.key not in drawn.failed
+            result.outputs.append(replace(output, is_callers_fault=is_rule))
         result.stats = replace(
             self._step_stats(schedule, [*changed, *failed], num_tokens),
             duration_s=seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ..constraints.compiler import ConstraintCompiler
 from ..constraints.constraint import ConstraintFactory
@@ -70,11 +71,7 @@ class PromptBuilder:
         self.check_token_ids(params.logit_bias, param="logit_bias")
         self.check_token_ids(params.stop_token_ids, param="stop_token_ids")
         token_ids = self.tokenize(prompt)
-        ending = (
-            token_ids
-            if isinstance(prompt, ChatPrompt) and prompt.continue_final_message
-            else token_ids[-_ENDING:]
-        )
+        ending = token_ids[-_ENDING:]
         text = "" if rules is None else self._tokenizer.decode(ending, skip_special_tokens=False)
         parses = isinstance(prompt, ChatPrompt) and rules is not None
         self._check_length(len(token_ids), params.max_tokens, param=_param(prompt))
@@ -147,6 +144,9 @@ class PromptBuilder:
     ) -> ConstraintFactory | None:
         if rules is None:
             return None
+        if isinstance(prompt, ChatPrompt) and prompt.reasoning_effort == "none":
+            # Whether or not the template could tell the model so.
+            rules = replace(rules, thinking_budget=0)
         if not isinstance(prompt, ChatPrompt):
             return self._constraints.compile(rules)  # nobody would read reasoning out of it
         markers = self._dialect.thinking

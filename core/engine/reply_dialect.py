@@ -101,11 +101,16 @@ class ReplyDialect:
         """Whether answers to a prompt start as reasoning.
 
         Args:
-            prompt_text: The rendered prompt; its end will do unless the last message is gone on
-                with.
+            prompt_text: The end of the rendered prompt.
         """
-        found, continues = self._reasoning, prompt.continue_final_message
-        return found is not None and found.starts_in_reasoning(prompt_text, continues=continues)
+        found = self._reasoning
+        if found is None:
+            return False
+        # Markers elsewhere in the conversation are somebody's talk about markers.
+        begun = prompt.messages[-1].text if prompt.continue_final_message else ""
+        return found.starts_in_reasoning(prompt_text) or found.starts_in_reasoning(
+            begun, continues=True
+        )
 
     def shown_ids(self, tokenizer: Tokenizer) -> Set[int]:
         """Special tokens that the parser must see: those of which its markers are made."""

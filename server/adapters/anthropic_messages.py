@@ -73,7 +73,13 @@ def to_rules(wire: PromptFields) -> ReplyRules:
         InvalidRequestError: Fields contradict each other; names one.
     """
     choice = wire.tool_choice
-    output_format = (wire.output_config and wire.output_config.format) or wire.output_format
+    configured = wire.output_config and wire.output_config.format
+    if configured and wire.output_format:
+        raise InvalidRequestError(
+            "'output_format' is the old name of 'output_config.format': give one of them.",
+            param="output_format",
+        )
+    output_format = configured or wire.output_format
     return ReplyRules(
         tool_choice=_to_tool_choice(wire),
         parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
@@ -231,13 +237,17 @@ def _clear_thinking(
 
 
 def _to_tools(wire: PromptFields) -> tuple[ToolSpec, ...]:
-    tools = []
+    tools = list[ToolSpec]()
     for index, tool in enumerate(wire.tools or ()):
         if isinstance(tool, ServerToolWire):
             raise UnsupportedFeatureError(
                 f"'tools.{index}' is of type '{tool.type}'; this server takes tools that the "
                 "caller runs and describes by an 'input_schema' only.",
                 param=f"tools.{index}.type",
+            )
+        if any(tool.name == other.name for other in tools):
+            raise InvalidRequestError(
+                f"Two tools have the name '{tool.name}'.", param=f"tools.{index}.name"
             )
         tools.append(
             ToolSpec(

@@ -209,7 +209,7 @@ class ToolWire(CacheableWire):
     """A tool of the caller's. Its input is streamed as it comes, however eager the caller is."""
 
     type: Literal["custom"] | None = None
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")]
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, Json
+from pydantic import BeforeValidator, ConfigDict, Field, Json
 
 from .sampling_fields import SamplingFields
 from .wire_model import WireModel, only
@@ -58,10 +58,16 @@ class UserMessage(WireModel):
 
 
 class FunctionCallWire(WireModel):
-    """A called function. ``arguments`` is a JSON object in a string, decoded here."""
+    """A called function. ``arguments`` is a JSON object in a string, decoded; empty is none.
+
+    ``parsed_arguments`` is what openai-python's helpers made of them, and sends back.
+    """
 
     name: str
-    arguments: Json[dict[str, Any]]
+    arguments: Annotated[
+        Json[dict[str, Any]], BeforeValidator(lambda given: "{}" if given == "" else given)
+    ]
+    parsed_arguments: object = None
 
 
 class ToolCallWire(WireModel):
@@ -79,6 +85,8 @@ class AssistantMessage(WireModel):
     Attributes:
         reasoning: What it thought before, for templates that show it; ``reasoning_content`` is
             another name for the same.
+        parsed: What openai-python's helpers made of the content, and send back.
+        provider_specific_fields: Where LiteLLM keeps fields of an answer that it does not know.
     """
 
     role: Literal["assistant"]
@@ -88,6 +96,8 @@ class AssistantMessage(WireModel):
     tool_calls: tuple[ToolCallWire, ...] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    parsed: object = None
+    provider_specific_fields: object = None
     audio: Annotated[object, only()] = None
     annotations: Annotated[object, only([])] = None
     function_call: Annotated[object, only()] = None
