@@ -34,6 +34,7 @@ from .routes.models import list_models, show_model
 from .routes.ollama import OLLAMA_ROUTES
 from .routes.openai_chat import create_chat_completion
 from .routes.openai_completions import create_completion
+from .routes.openai_conversations import CONVERSATION_ROUTES
 from .routes.openai_responses import (
     ResponsesState,
     cancel_response,
@@ -58,6 +59,7 @@ _ROUTES = (
     Route("/v1/responses/{response_id}", delete_response, methods=["DELETE"]),
     Route("/v1/responses/{response_id}/cancel", cancel_response, methods=["POST"]),
     Route("/v1/responses/{response_id}/input_items", list_input_items),
+    *CONVERSATION_ROUTES,
     Route("/v1/models", list_models),
     Route("/v1/models/{model_id:path}", show_model),
     Route("/tokenize", tokenize, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""Responses that callers may come back to, in one SQLite file.
+"""Responses and conversations that callers may come back to, in one SQLite file.
 
 All work on the file happens in one thread, in the order of the calls: what was kept is found by
 whoever asks next, and the event loop never waits for a disk. The file may be deleted at any time.
@@ -11,10 +11,10 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,8 +50,28 @@ class StoredResponse:
     items: list[dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredConversation:
+    """A conversation and all that is in it.
+
+    Attributes:
+        conversation: As the API shows it.
+        items: As the API shows items, oldest first; no two have the same id.
+    """
+
+    conversation: dict[str, Any]
+    items: list[dict[str, Any]]
+
+    def with_more(self, items: Sequence[dict[str, Any]]) -> StoredConversation:
+        """The conversation with ``items`` at its end."""
+        return replace(self, items=[*self.items, *items])
+
+
+Change = Callable[[StoredConversation], StoredConversation]
+
+
 class ResponseStore:
-    """Keeps the last used responses.
+    """Keeps the last used responses and conversations, which share the limits.
 
     Args:
         path: The file; made if it is not there.
@@ -86,7 +106,13 @@ class ResponseStore:
 
     def keep(self, stored: StoredResponse) -> None:
         """Save it soon. Returns at once; a failure goes to the log."""
-        self._thread.submit(self._save, stored)
+        self._save_soon(stored.response["id"], lambda: self._save(stored))
+
+    def keep_items(self, conversation_id: str, items: Sequence[dict[str, Any]]) -> None:
+        """Soon add items to a conversation, if it is still there. Otherwise as `keep`."""
+        self._save_soon(
+            conversation_id, lambda: self._change(conversation_id, lambda it: it.with_more(items))
+        )
 
     async def load(self, response_id: str) -> StoredResponse | None:
         """One response, or ``None`` if it is not there (any more)."""
@@ -97,9 +123,24 @@ class ResponseStore:
         """A response after all that it follows, oldest first; ``None`` if one is missing."""
         return await self._run(lambda: self._load_chain(response_id, None))
 
-    async def delete(self, response_id: str) -> bool:
-        """Forget one; whether it was there."""
-        return await self._run(lambda: self._delete(response_id))
+    async def save(self, stored: StoredConversation) -> None:
+        """Save a new conversation."""
+        await self._run(lambda: self._save(stored))
+
+    async def load_conversation(
+        self, conversation_id: str, change: Change | None = None
+    ) -> StoredConversation | None:
+        """One conversation, or ``None`` if it is not there (any more).
+
+        Args:
+            change: What to make of it first, with nothing else in between. Called in the store's
+                thread; an error that it raises leaves all as it was.
+        """
+        return await self._run(lambda: self._change(conversation_id, change))
+
+    async def delete(self, stored_id: str) -> bool:
+        """Forget a response or a conversation; whether it was there."""
+        return await self._run(lambda: self._delete(stored_id))
 
     async def _run(self, job: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job)
@@ -116,21 +157,28 @@ class ResponseStore:
             connection.execute(_SCHEMA)
             yield connection
 
-    def _save(self, stored: StoredResponse) -> None:
-        try:
-            body = json.dumps(asdict(stored), separators=(",", ":")).encode()
-            now = time.time()
-            row = (stored.response["id"], now, len(body), body)
-            limits = {
-                "oldest": now - self._ttl_s,
-                "max_responses": self._max_responses,
-                "max_bytes": self._max_bytes,
-            }
-            with self._connection() as connection:
-                connection.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?)", row)
-                connection.execute(_EVICT, limits)
-        except Exception:
-            logger.exception("response_not_stored response_id=%s", stored.response.get("id"))
+    def _save_soon(self, stored_id: str, job: Callable[[], object]) -> None:
+        def run() -> None:
+            try:
+                job()
+            except Exception:
+                logger.exception("response_not_stored id=%s", stored_id)
+
+        self._thread.submit(run)
+
+    def _save(self, stored: StoredResponse | StoredConversation) -> None:
+        with self._connection() as connection:
+            self._write(connection, stored)
+
+    def _change(self, conversation_id: str, change: Change | None) -> StoredConversation | None:
+        with self._connection() as connection:
+            stored = self._use(connection, conversation_id, time.time())
+            if not isinstance(stored, StoredConversation):
+                return None
+            if change is not None:
+                stored = change(stored)
+                self._write(connection, stored)
+            return stored
 
     def _load_chain(self, response_id: str, max_links: int | None) -> list[StoredResponse] | None:
         chain: list[StoredResponse] = []
@@ -139,18 +187,42 @@ class ResponseStore:
         with self._connection() as connection:
             while following is not None and (max_links is None or len(chain) < max_links):
                 # All links count as used, or the head of a long conversation would be lost.
-                [body] = connection.execute(
-                    "UPDATE responses SET used_at = ? WHERE id = ? AND used_at >= ? RETURNING body",
-                    (now, following, now - self._ttl_s),
-                ).fetchone() or [None]
-                if body is None:
+                stored = self._use(connection, following, now)
+                if not isinstance(stored, StoredResponse):
                     return None
-                stored = StoredResponse(**json.loads(body))
                 chain.append(stored)
                 following = stored.response["previous_response_id"]
         return chain[::-1]
 
-    def _delete(self, response_id: str) -> bool:
+    def _delete(self, stored_id: str) -> bool:
         with self._connection() as connection:
-            deleted = connection.execute("DELETE FROM responses WHERE id = ?", (response_id,))
+            deleted = connection.execute("DELETE FROM responses WHERE id = ?", (stored_id,))
             return deleted.rowcount > 0
+
+    def _use(
+        self, connection: sqlite3.Connection, stored_id: str, now: float
+    ) -> StoredResponse | StoredConversation | None:
+        """What has this id. From here to its end the transaction is the only one that writes."""
+        [body] = connection.execute(
+            "UPDATE responses SET used_at = ? WHERE id = ? AND used_at >= ? RETURNING body",
+            (now, stored_id, now - self._ttl_s),
+        ).fetchone() or [None]
+        if body is None:
+            return None
+        fields = json.loads(body)
+        return (StoredResponse if "response" in fields else StoredConversation)(**fields)
+
+    def _write(
+        self, connection: sqlite3.Connection, stored: StoredResponse | StoredConversation
+    ) -> None:
+        shown = stored.response if isinstance(stored, StoredResponse) else stored.conversation
+        body = json.dumps(asdict(stored), separators=(",", ":")).encode()
+        now = time.time()
+        limits = {
+            "oldest": now - self._ttl_s,
+            "max_responses": self._max_responses,
+            "max_bytes": self._max_bytes,
+        }
+        row = (shown["id"], now, len(body), body)
+        connection.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?)", row)
+        connection.execute(_EVICT, limits)

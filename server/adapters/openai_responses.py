@@ -69,10 +69,11 @@ def to_prompt(wire: ResponsesRequest, items: Sequence[StoredItem], num_earlier: 
         InvalidRequestError: An item cannot be taken, or fields contradict each other; names them.
     """
     system = wire.instructions
+    earlier_field = "previous_response_id" if wire.conversation is None else "conversation"
     return ChatPrompt(
         messages=(
             *([Message(role="system", content=(TextPart(system),))] if system else ()),
-            *_to_messages(items, num_earlier),
+            *to_messages(items, num_earlier, (earlier_field, "input")),
         ),
         tools=tuple(_to_tool(tool) for tool in offered_tools(wire)),
         reasoning_effort=wire.reasoning.effort if wire.reasoning else None,
@@ -165,15 +166,20 @@ async def cut_to_fit(engine: EngineClient, prompt: ChatPrompt, num_wanted: int) 
 _SYSTEM = ("system", "developer")
 
 
-def to_stored_items(items: Iterable[StoredItem], reply_id: str) -> list[dict[str, Any]]:
+def to_stored_items(
+    items: Iterable[StoredItem], reply_id: str, *, keep_ids: bool = True
+) -> list[dict[str, Any]]:
     """Items as the API shows them: with ids, statuses, and texts as parts."""
-    return [_to_stored(item, reply_id, index) for index, item in enumerate(items)]
+    return [
+        _to_stored(item, (keep_ids and item.id) or item_id(item.type, reply_id, f"i{index}"))
+        for index, item in enumerate(items)
+    ]
 
 
-def _to_stored(item: StoredItem, reply_id: str, index: int) -> dict[str, Any]:
+def _to_stored(item: StoredItem, its_id: str) -> dict[str, Any]:
     stored = {
         **item.model_dump(mode="json", exclude_none=True),
-        "id": item.id or item_id(item.type, reply_id, f"i{index}"),
+        "id": its_id,
         "status": item.status or "completed",
     }
     if isinstance(item, MessageItem) and isinstance(item.content, str):
@@ -227,12 +233,23 @@ class _AssistantTurn:
         ]
 
 
-def _to_messages(items: Sequence[StoredItem], num_earlier: int) -> list[Message]:
+def to_messages(
+    items: Sequence[StoredItem], num_earlier: int, fields: tuple[str, str]
+) -> list[Message]:
+    """The turns that items make up.
+
+    Args:
+        fields: Where errors place the first ``num_earlier`` items, and the others.
+
+    Raises:
+        InvalidRequestError: An item cannot be taken; names it.
+    """
+    earlier_field, field_name = fields
     messages: list[Message] = []
     turn = _AssistantTurn()
     call_ids: set[str] = set()
     for index, item in enumerate(items):
-        where = f"input.{index - num_earlier}" if index >= num_earlier else "previous_response_id"
+        where = f"{field_name}.{index - num_earlier}" if index >= num_earlier else earlier_field
         if isinstance(item, ReasoningItem):
             turn.reasoning.append(_to_reasoning(item, where))
         elif isinstance(item, FunctionCallItem):

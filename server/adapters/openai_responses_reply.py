@@ -282,7 +282,9 @@ def echo_of(wire: ResponsesRequest, params: SamplingParams, *, is_stored: bool) 
     form = wire.text.format if wire.text else None
     shown_form = form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}
     choice = wire.tool_choice or "auto"
+    conversation_id = wire.conversation_id
     return {
+        **({} if conversation_id is None else {"conversation": {"id": conversation_id}}),
         "instructions": wire.instructions,
         "max_output_tokens": wire.max_output_tokens,
         "max_tool_calls": wire.max_tool_calls,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -13,7 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pippin.core.engine.client import Generation
-from pippin.core.errors import ContextLengthError, InvalidRequestError, UnsupportedFeatureError
+from pippin.core.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    PippinError,
+    UnsupportedFeatureError,
+)
 from pippin.core.messages import ChatPrompt
 from pippin.core.sampling_params import SamplingParams
 
@@ -28,10 +34,11 @@ from ..adapters.openai_responses import (
 from ..adapters.openai_responses_reply import ResponseReply, echo_of
 from ..adapters.reply_reader import ReplyReader
 from ..errors import ResponseNotFoundError
-from ..response_store import ResponseStore, StoredResponse
+from ..response_store import Change, ResponseStore, StoredConversation, StoredResponse
 from ..schemas.openai_responses import (
     STORED_ITEMS,
     ItemReference,
+    ItemWire,
     MessageItem,
     ResponsesRequest,
     StoredItem,
@@ -58,22 +65,30 @@ class ResponsesState:
 
 async def create_response(request: Request) -> Response:
     """Answer a conversation."""
-    service, state = service_of(request), _state_of(request)
+    service, state = service_of(request), state_of(request)
     wire = parse_body(ResponsesRequest, await request.body())
     service.check_model(wire.model)
     store = _store_for(wire, state.store)
     earlier = await _earlier_items(wire, state.store)
-    items = await _given_items(wire, state.store)
+    items = await resolve_items(wire.input, state.store, "input")
     prompt = to_prompt(wire, [*earlier, *items], len(earlier))
     params = to_params(wire, service.engine.model_card)
     head = service.make_reply_head("resp", separator="_")
     echo = echo_of(wire, params, is_stored=store is not None)
-    stored_items = to_stored_items(items, head.reply_id) if store else []
+    conversation_id = wire.conversation_id
+    is_kept = store is not None or conversation_id is not None
+    kept_items = to_stored_items(
+        items if is_kept else (), head.reply_id, keep_ids=conversation_id is None
+    )
     generation = await _submit(service, wire, prompt, params, head.reply_id)
 
     def keep(response: dict[str, Any]) -> None:
         if store is not None:
-            store.keep(StoredResponse(response=response, items=stored_items))
+            store.keep(StoredResponse(response=response, items=kept_items))
+        if conversation_id is not None and response["status"] in ("completed", "incomplete"):
+            conversation_store(state.store).keep_items(
+                conversation_id, [*kept_items, *response["output"]]
+            )
 
     reply = state.replies[head.reply_id] = ResponseReply(
         head,
@@ -90,13 +105,14 @@ async def create_response(request: Request) -> Response:
 
 async def show_response(request: Request) -> Response:
     """A stored response."""
-    _check_query(request, {"stream": ("false",)})
+    check_query(request, {"stream": ("false",)})
     return JSONResponse((await _load(request)).response)
 
 
 async def delete_response(request: Request) -> Response:
     """Forget a stored response."""
-    response_id, store = request.path_params["response_id"], _state_of(request).store
+    response_id, store = request.path_params["response_id"], state_of(request).store
+    await _load(request)  # the id may be a conversation's
     if store is None or not await store.delete(response_id):
         raise ResponseNotFoundError(response_id)
     return JSONResponse({"id": response_id, "object": "response", "deleted": True})
@@ -109,7 +125,7 @@ async def cancel_response(request: Request) -> Response:
         InvalidRequestError: It has ended.
     """
     response_id = request.path_params["response_id"]
-    reply = _state_of(request).replies.get(response_id)
+    reply = state_of(request).replies.get(response_id)
     if reply is not None and service_of(request).running.cancel(response_id):
         return JSONResponse(reply.cancel())
     await _load(request)
@@ -117,34 +133,47 @@ async def cancel_response(request: Request) -> Response:
 
 
 async def list_input_items(request: Request) -> Response:
-    """All that a stored response answers, what came before its own input included."""
+    """All that a stored response answers, what came before its own input included.
+
+    What came before it in a conversation is to be found there.
+    """
+    stored = await _load(request)
+    chain = await _load_chain(state_of(request).store, stored.response["previous_response_id"])
+    return JSONResponse(make_page(request, [*_raw_items(chain), *stored.items]))
+
+
+def make_page(request: Request, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The part of a list that the query asks for.
+
+    Raises:
+        InvalidRequestError: It asks for something else.
+    """
     query = request.query_params
-    _check_query(request, {"after": None, "limit": None, "order": ("asc", "desc")})
+    check_query(request, {"after": None, "limit": None, "order": ("asc", "desc")})
     limit = query.get("limit", "20")
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LISTED_ITEMS):
+    if not (re.fullmatch("[0-9]{1,3}", limit) and 1 <= int(limit) <= MAX_LISTED_ITEMS):
         raise InvalidRequestError(
             f"'limit' must be between 1 and {MAX_LISTED_ITEMS}.", param="limit"
         )
-    stored = await _load(request)
-    chain = await _load_chain(_state_of(request).store, stored.response["previous_response_id"])
-    items = [*_raw_items(chain), *stored.items]
-    if query.get("order") != "asc":
-        items.reverse()
+    items = list(items) if query.get("order") == "asc" else list(reversed(items))
     if "after" in query:
         ids = [item["id"] for item in items]
         if query["after"] not in ids:
             raise InvalidRequestError("'after' is the id of none of the items.", param="after")
         items = items[ids.index(query["after"]) + 1 :]
     data = items[: int(limit)]
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else "",
-            "last_id": data[-1]["id"] if data else "",
-            "has_more": len(data) < len(items),
-        }
-    )
+    return make_list(data, has_more=len(data) < len(items))
+
+
+def make_list(items: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """Items as the API lists them."""
+    return {
+        "object": "list",
+        "data": items,
+        "first_id": items[0]["id"] if items else "",
+        "last_id": items[-1]["id"] if items else "",
+        "has_more": has_more,
+    }
 
 
 class _ResponseStream(GenerationStream):
@@ -206,25 +235,47 @@ def _store_for(wire: ResponsesRequest, store: ResponseStore | None) -> ResponseS
 
 async def _earlier_items(
     wire: ResponsesRequest, store: ResponseStore | None
-) -> tuple[StoredItem, ...]:
-    chain = await _load_chain(store, wire.previous_response_id)
-    return STORED_ITEMS.validate_json(json.dumps(_raw_items(chain)))
+) -> Sequence[StoredItem]:
+    if wire.conversation_id is None:
+        chain = await _load_chain(store, wire.previous_response_id)
+        if any("conversation" in it.response for it in chain):
+            raise UnsupportedFeatureError(
+                "The previous response is part of a conversation: go on with that.",
+                param="previous_response_id",
+            )
+        return read_items(_raw_items(chain))
+    if wire.previous_response_id is not None:
+        raise InvalidRequestError(
+            "'conversation' and 'previous_response_id' exclude each other.", param="conversation"
+        )
+    return read_items((await load_conversation(store, wire.conversation_id)).items)
 
 
-async def _given_items(wire: ResponsesRequest, store: ResponseStore | None) -> list[StoredItem]:
-    """The request's own input, references followed."""
-    if isinstance(wire.input, str):
-        return [MessageItem(role="user", content=wire.input)]
+def read_items(raw: Sequence[dict[str, Any]]) -> Sequence[StoredItem]:
+    """Items as they were before they were stored."""
+    return STORED_ITEMS.validate_json(json.dumps(raw))
+
+
+async def resolve_items(
+    given: str | Sequence[ItemWire], store: ResponseStore | None, field: str
+) -> list[StoredItem]:
+    """What a request gives as ``field``, references followed.
+
+    Raises:
+        InvalidRequestError: One leads nowhere.
+    """
+    if isinstance(given, str):
+        return [MessageItem(role="user", content=given)]
     items: list[StoredItem] = []
-    for index, item in enumerate(wire.input):
+    for index, item in enumerate(given):
         if isinstance(item, ItemReference):
             stored = await store.load(reply_id_of(item.id)) if store is not None else None
             found = [it for it in _raw_items([stored]) if it["id"] == item.id] if stored else []
             if not found:
                 raise InvalidRequestError(
-                    f"Item with id '{item.id}' not found.", param=f"input.{index}.id"
+                    f"Item with id '{item.id}' not found.", param=f"{field}.{index}.id"
                 )
-            items += STORED_ITEMS.validate_json(json.dumps(found))
+            items += read_items(found)
         else:
             items.append(item)
     return items
@@ -249,15 +300,48 @@ async def _load_chain(
     return chain
 
 
+class NotInStoreError(ResponseNotFoundError):
+    """No conversation or item of that id is stored."""
+
+    def __init__(self, kind: str, its_id: str) -> None:
+        PippinError.__init__(self, f"{kind} with id '{its_id}' not found.")
+        self.code = f"{kind.lower()}_not_found"
+
+
+def conversation_store(store: ResponseStore | None) -> ResponseStore:
+    """The store.
+
+    Raises:
+        UnsupportedFeatureError: There is none.
+    """
+    if store is None:
+        raise UnsupportedFeatureError("This server stores no conversations.", param="conversation")
+    return store
+
+
+async def load_conversation(
+    store: ResponseStore | None, conversation_id: str, change: Change | None = None
+) -> StoredConversation:
+    """See `ResponseStore.load_conversation`.
+
+    Raises:
+        NotInStoreError: It is not there.
+    """
+    stored = await conversation_store(store).load_conversation(conversation_id, change)
+    if stored is None:
+        raise NotInStoreError("Conversation", conversation_id)
+    return stored
+
+
 async def _load(request: Request) -> StoredResponse:
-    response_id, store = request.path_params["response_id"], _state_of(request).store
+    response_id, store = request.path_params["response_id"], state_of(request).store
     stored = await store.load(response_id) if store is not None else None
     if stored is None:
         raise ResponseNotFoundError(response_id)
     return stored
 
 
-def _check_query(request: Request, allowed: Mapping[str, Sequence[str] | None]) -> None:
+def check_query(request: Request, allowed: Mapping[str, Sequence[str] | None]) -> None:
     """Refuse parameters that are not there, and values that are not theirs."""
     for name, value in request.query_params.multi_items():
         if name not in allowed:
@@ -272,5 +356,5 @@ def _check_query(request: Request, allowed: Mapping[str, Sequence[str] | None]) 
             )
 
 
-def _state_of(request: Request) -> ResponsesState:
+def state_of(request: Request) -> ResponsesState:
     return cast("ResponsesState", request.app.state.responses)

@@ -235,6 +235,12 @@ MetadataWire = Annotated[
 ]
 
 
+class ConversationReference(WireModel):
+    """A conversation, by its id."""
+
+    id: str
+
+
 class ResponsesRequest(SamplingFields):
     """A request.
 
@@ -246,6 +252,7 @@ class ResponsesRequest(SamplingFields):
     input: str | tuple[ItemWire, ...]
     instructions: str | None = None
     previous_response_id: str | None = None
+    conversation: str | ConversationReference | None = None
     store: bool | None = None
     include: tuple[Includable, ...] | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -271,10 +278,15 @@ class ResponsesRequest(SamplingFields):
     background: Annotated[object, only(False)] = None
     background_options: Annotated[object, only()] = None
     context_management: Annotated[object, only([])] = None
-    conversation: Annotated[object, only()] = None
     image: Annotated[object, only()] = None
     moderation: Annotated[object, only()] = None
     prompt: Annotated[object, only()] = None
     prompt_cache_options: Annotated[object, only()] = None
     prompt_cache_retention: Annotated[object, only()] = None
     service_tier: Annotated[object, only("auto", "default")] = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation that is continued, whichever way it was named."""
+        named = self.conversation
+        return named.id if isinstance(named, ConversationReference) else named
