@@ -112,7 +112,10 @@ class HttpError:
         status = self.anthropic_status
         error_type = _ANTHROPIC_TYPES.get(status, _CALLER if status < 500 else "api_error")
         message = self.anthropic_message or self.message
-        error = {"type": error_type, "message": message}
+        error: dict[str, Any] = {"type": error_type, "message": message}
+        if self.param == "thread":
+            # The SDK's tool runner then sends the whole conversation.
+            error["details"] = {"error_code": "thread_unsupported_request"}
         return {"type": "error", "error": error, "request_id": request_id}
 
     def ollama_body(self) -> dict[str, Any]:

@@ -358,3 +358,4 @@ class MessagesRequest(PromptFields):
     container: Annotated[object, only()] = None
     diagnostics: Annotated[object, only()] = None
     inference_geo: Annotated[object, only()] = None
+    thread: Annotated[object, only()] = None

@@ -143,3 +143,18 @@ def test_a_fault_in_mid_stream_is_an_event(
     ErrorResponse.model_validate(body, strict=True, extra="forbid")
     assert body["request_id"] == answer.headers["request-id"]
     assert "message_stop" not in answer.text
+
+
+def test_a_thread_is_refused_in_the_form_that_the_tool_runner_understands(
+    make_client: MakeClient,
+) -> None:
+    body = {
+        "model": "tiny",
+        "max_tokens": 5,
+        "messages": [{"role": "user", "content": "x"}],
+        "thread": {"type": "create"},
+    }
+    answer = make_client(FakeEngine()).post("/v1/messages", json=body)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["details"] == {"error_code": "thread_unsupported_request"}

@@ -10,7 +10,12 @@ from fake_engine import FakeEngine
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from pippin.core.messages import ChatPrompt, ToolSpec
-from pippin.core.parsing.events import ReasoningDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
+from pippin.core.parsing.events import (
+    ReasoningDelta,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
 from pippin.core.reply_rules import ReplyRules, ResponseFormat, ToolChoice
 from pippin.core.request import FinishReason
 
@@ -90,11 +95,19 @@ def test_a_message_that_only_calls_has_no_content(make_client: MakeClient) -> No
     assert reply["choices"][0]["message"]["content"] is None
 
 
-def test_a_call_cut_short_is_not_called(make_client: MakeClient) -> None:
-    engine = FakeEngine(CALL[:4], finish_reason=FinishReason.LENGTH)
-    reply = ask(make_client, engine, tools=[TOOL]).json()
+@pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.STOP])
+def test_a_call_cut_short_is_shown_as_far_as_it_came(
+    make_client: MakeClient, reason: FinishReason
+) -> None:
+    script = (ToolCallStart(0, "a", "look"), ToolCallDelta(0, '{"ci'), "Oh.")
+    (choice,) = ask(make_client, FakeEngine(script, finish_reason=reason), tools=[TOOL]).json()[
+        "choices"
+    ]
 
-    assert reply["choices"][0]["finish_reason"] == "length"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "look", "arguments": '{"ci'}
+    assert choice["message"]["content"] == "Oh."
+    assert choice["finish_reason"] == reason.value
 
 
 def test_a_stream_says_the_same(make_client: MakeClient) -> None:
@@ -228,3 +241,17 @@ def test_thinking_can_be_bounded(make_client: MakeClient) -> None:
 )
 def test_what_cannot_be_asked(make_client: MakeClient, fields: dict[str, Any], param: str) -> None:
     assert refusal_of(make_client, **fields) == param
+
+
+def test_what_clients_send_back_of_our_own_answers_is_taken(make_client: MakeClient) -> None:
+    function = {"name": "look", "arguments": "{}", "parsed_arguments": {}}
+    message = {
+        "role": "assistant",
+        "content": "x",
+        "parsed": None,
+        "provider_specific_fields": {"reasoning": "hm"},
+        "tool_calls": [{"id": "1", "type": "function", "function": function}],
+    }
+    result = {"role": "tool", "tool_call_id": "1", "content": "y"}
+
+    ask(make_client, FakeEngine(), messages=[message, result])
