@@ -36,7 +36,8 @@ class SamplingParams:
         frequency_penalty: Subtracted once for each time that the answer holds the token.
         logit_bias: Token id to a number that is added to its logit.
         seed: Makes the draw reproducible, whatever else runs; ``None`` draws a fresh one.
-        stop: Text that ends the answer; it is not part of the answer.
+        stop: Text that ends the answer where it stands in content, not in reasoning or in a tool
+            call; it is not part of the answer.
         stop_token_ids: Token ids that end the answer, beside the model's own.
         ignore_eos: Go on after the model's end-of-sequence tokens.
         speculation: Whether tokens may be guessed ahead. It never changes the answer.

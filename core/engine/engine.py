@@ -117,6 +117,7 @@ class Engine:
                 request_id=request.request_id,
                 index=sequence.index,
                 shown_ids=request.shown_ids,
+                make_parser=request.make_parser,
             )
 
     def abort(self, request_id: str) -> list[FinishedStats]:

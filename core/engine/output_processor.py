@@ -7,8 +7,10 @@ whether its text does is decided here. Runs on the engine thread, once per answe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
+from ..parsing.output_parser import OutputParser, PlainParser
+from ..parsing.reply_parser import ReplyParser
 from ..request import FinishReason, PositionLogprobs, RawLogprobs, RequestOutput, TokenLogprob
 from ..sampling_params import SamplingParams
 from ..text.stop_strings import StopStringScanner
@@ -21,6 +23,8 @@ class OutputProcessor:
 
     Args:
         shown_ids: Special tokens that the text shows, for whoever reads it on.
+        make_parser: What the caller reads the text with. Stop strings end what that takes for
+            content; in reasoning, markers and calls they mean nothing.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class OutputProcessor:
         request_id: str,
         index: int,
         shown_ids: Set[int] = frozenset(),
+        make_parser: Callable[[], OutputParser] = PlainParser,
     ) -> None:
         self._tokenizer = tokenizer
         self._params = params
@@ -38,6 +43,8 @@ class OutputProcessor:
         self._index = index
         self._detokenizer = tokenizer.make_detokenizer(shown_ids=shown_ids)
         self._scanner = StopStringScanner(params.stop) if params.stop else None
+        parser = make_parser() if params.stop else None
+        self._parser = parser if isinstance(parser, ReplyParser) else None
         self._logprobs = (
             None if params.num_logprobs is None else _LogprobsQueue(tokenizer, shown_ids)
         )
@@ -112,10 +119,24 @@ class OutputProcessor:
         )
 
     def _scan(self, scanner: StopStringScanner, text: str, deltas: list[str]) -> str | None:
+        if self._parser is None:
+            return self._scan_pieces(scanner, [(text, True)], deltas)
+        self._parser.feed(text)
+        return self._scan_pieces(scanner, self._parser.pieces, deltas)
+
+    def _scan_pieces(
+        self, scanner: StopStringScanner, pieces: Sequence[tuple[str, bool]], deltas: list[str]
+    ) -> str | None:
         armed = self._num_output_tokens > self._params.min_tokens
-        scan = scanner.feed(text, armed=armed)
-        deltas.append(scan.text)
-        return scan.matched_stop
+        for text, is_content in pieces:
+            if not is_content:
+                deltas += (scanner.close(), text)
+                continue
+            scan = scanner.feed(text, armed=armed)
+            deltas.append(scan.text)
+            if scan.matched_stop is not None:
+                return scan.matched_stop
+        return None
 
     def _close(self, deltas: list[str]) -> str | None:
         """Release what is held, unless it completes a stop string."""
@@ -126,6 +147,9 @@ class OutputProcessor:
             deltas.append(text)
             return None
         matched = self._scan(self._scanner, text, deltas)
+        if matched is None and self._parser is not None:
+            self._parser.close()
+            matched = self._scan_pieces(self._scanner, self._parser.pieces, deltas)
         if matched is None:
             deltas.append(self._scanner.close())
         return matched

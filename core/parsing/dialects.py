@@ -16,7 +16,9 @@ from .values import gemma_syntax
 
 def _json(open_: str, close: str = "", *, bare: str = "", name_is_key: bool = False) -> ToolDialect:
     closes = (close,) if close else ()
-    return ToolDialect(read=JsonCalls(name_is_key), opens=(open_,), closes=closes, bare=bare)
+    return ToolDialect(
+        read=JsonCalls(name_is_key), opens=(open_,), closes=closes, bare=bare, passes_json=True
+    )
 
 
 def _headed(
@@ -28,6 +30,7 @@ def _headed(
         opens=(open_,),
         wraps=(wraps or ())[:1],
         closes=closes,
+        passes_json=True,
         ends_reasoning=wraps is not None,
     )
 
@@ -45,6 +48,7 @@ def _invoke(prefix: str, wraps: tuple[str, ...], closes: tuple[str, ...]) -> Too
         opens=(f"<{prefix}invoke name=",),
         wraps=wraps,
         closes=closes,
+        call_end=f"</{prefix}invoke>",
     )
 
 
@@ -66,6 +70,7 @@ def _function_tags(wrap: str) -> ToolDialect:
         opens=("<function=",),
         wraps=(f"<{wrap}>",),
         closes=(f"</{wrap}>",),
+        call_end="</function>",
     )
 
 
@@ -83,6 +88,7 @@ def _argument_tags(prefix: str = "", suffix: str = "", wrap: str = "") -> ToolDi
         opens=(f"<{prefix}tool_call{suffix}>",),
         wraps=(f"<{wrap}>",) if wrap else (),
         closes=(f"</{wrap}>",) if wrap else (),
+        call_end=f"</{prefix}tool_call{suffix}>",
     )
 
 
@@ -111,6 +117,7 @@ _MISTRAL = ToolDialect(
         ),
     ),
     opens=("[TOOL_CALLS]",),
+    passes_json=True,
     has_short_ids=True,
 )
 
@@ -127,7 +134,10 @@ TOOL_DIALECTS: dict[str, ToolDialect] = {
     "firefunction": _json("functools"),
     "functionary": _headed("<function=", _NAME, (">",), "</function>"),
     "functionary_v3": ToolDialect(
-        read=HeadedCalls(re.compile(_NAME), ("\n",), plain="all"), opens=(">>>",), bare="*"
+        read=HeadedCalls(re.compile(_NAME), ("\n",), plain="all"),
+        opens=(">>>",),
+        bare="*",
+        passes_json=True,
     ),
     "gemma": ToolDialect(
         read=GemmaCalls(gemma_syntax("<escape>")),
@@ -144,6 +154,7 @@ TOOL_DIALECTS: dict[str, ToolDialect] = {
         read=JsonCalls(),
         opens=("<|tool_call|>", "<tool_call>"),
         closes=("<|/tool_call|>", "</tool_call>"),
+        passes_json=True,
     ),
     "granite_20b": _json("<function_call>", "</function_call>"),
     "hermes": _json("<tool_call>", "</tool_call>"),
@@ -167,11 +178,12 @@ TOOL_DIALECTS: dict[str, ToolDialect] = {
         opens=("<|open|>call",),
         wraps=("<|open|>tools<|sep|>",),
         closes=("<|close|>tools<|sep|>",),
+        call_end="<|close|>call<|sep|>",
     ),
     "lfm2": ToolDialect(
         read=PythonCalls(), opens=("<|tool_call_start|>",), closes=("<|tool_call_end|>",)
     ),
-    "llama3": ToolDialect(read=JsonCalls(), opens=("<|python_tag|>",), bare="{["),
+    "llama3": _json("<|python_tag|>", bare="{["),
     "longcat": _argument_tags("longcat_"),
     "minicpm5": ToolDialect(
         read=TagCalls(
@@ -182,6 +194,7 @@ TOOL_DIALECTS: dict[str, ToolDialect] = {
             call_end="</function>",
         ),
         opens=("<function name=",),
+        call_end="</function>",
     ),
     "minimax_m2": _invoke("", ("<minimax:tool_call>",), ("</minimax:tool_call>",)),
     "minimax_m3": ToolDialect(
@@ -189,6 +202,7 @@ TOOL_DIALECTS: dict[str, ToolDialect] = {
         opens=(f"{_M3}<invoke name=",),
         wraps=(f"{_M3}<tool_call>",),
         closes=(f"{_M3}</tool_call>",),
+        call_end=f"{_M3}</invoke>",
     ),
     "mistral": _MISTRAL,
     "mistral_v3": _MISTRAL,
@@ -197,7 +211,10 @@ TOOL_DIALECTS: dict[str, ToolDialect] = {
         read=PythonCalls(), opens=("<function_calls>",), closes=("</function_calls>",)
     ),
     "phi4": ToolDialect(
-        read=JsonCalls(), opens=("functools", "<|tool_call|>"), closes=("<|/tool_call|>",)
+        read=JsonCalls(),
+        opens=("functools", "<|tool_call|>"),
+        closes=("<|/tool_call|>",),
+        passes_json=True,
     ),
     "pythonic": ToolDialect(
         read=PythonCalls(),

@@ -31,13 +31,19 @@ def short_id() -> str:
 class EventWriter:
     """Takes what readers find.
 
+    Args:
+        on_content: Told how long a piece of content is, as the model wrote it.
+
     Attributes:
         is_reasoning: Set by readers; see `OutputParser`.
+        is_calling: Whether a call has started that has not ended.
     """
 
-    def __init__(self, make_id: Callable[[], str] = long_id) -> None:
+    def __init__(self, make_id: Callable[[], str], on_content: Callable[[int], object]) -> None:
         self.is_reasoning = False
+        self.is_calling = False
         self._make_id = make_id
+        self._on_content = on_content
         self._num_calls = 0
         self._ids: set[str] = set()
         self._has_content = False
@@ -46,6 +52,7 @@ class EventWriter:
 
     def content(self, text: str) -> None:
         """What the model says. Line breaks beside a call were the call's: one stands for them."""
+        self._on_content(len(text))
         if text and self._is_apart:
             self._is_apart = False
             text = "\n" + text
@@ -64,6 +71,7 @@ class EventWriter:
         self._ids.add(call_id)
         self._events.append(ToolCallStart(self._num_calls, call_id, name))
         self._num_calls += 1
+        self.is_calling = True
 
     def arguments(self, text: str) -> None:
         """More of the arguments' JSON of the call that started last."""
@@ -76,6 +84,11 @@ class EventWriter:
     def end(self) -> None:
         """The call that started last is whole."""
         self._events.append(ToolCallEnd(self._num_calls - 1))
+        self.leave()
+
+    def leave(self) -> None:
+        """Nothing more comes of the call that started last."""
+        self.is_calling = False
         self._is_apart = self._has_content
 
     def take(self) -> list[ReplyEvent]:

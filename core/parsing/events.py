@@ -26,7 +26,7 @@ class ContentDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStart:
-    """A call begins: its name is whole.
+    """A call begins: its name is whole. If the call breaks off, no `ToolCallEnd` follows.
 
     Attributes:
         index: Of the calls of one answer, from 0.

@@ -56,6 +56,10 @@ def _read_body(context: CallContext, header: str) -> Pull[str]:
         try:
             yield from _read_call(context, recipient[1].removeprefix("functions."))
         except MalformedError:
+            if out.is_calling:
+                marker = yield from scanner.text_until((*_HEADS, *_ENDS), out.arguments)
+                out.leave()
+                return marker
             out.content(scanner.rewind())
         scanner.end_call()
     out.is_reasoning = recipient is None and bool(_REASONING_CHANNEL.match(header))

@@ -18,7 +18,7 @@ class OutputParser(Protocol):
         """Take the answer's next text."""
 
     def close(self) -> list[ReplyEvent]:
-        """What is still held, once the answer has ended; a call that is not whole is content."""
+        """What is still held, once the answer has ended; a call that has not started is content."""
 
 
 class PlainParser:

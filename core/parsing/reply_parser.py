@@ -69,7 +69,9 @@ class ReplyParser:
     ) -> None:
         has_short_ids = tool_dialect is not None and tool_dialect.has_short_ids
         self._scanner = Scanner()
-        self._out = EventWriter(short_id if has_short_ids else long_id)
+        self._out = EventWriter(
+            short_id if has_short_ids else long_id, self._scanner.settle_content
+        )
         self._out.is_reasoning = starts_in_reasoning
         schemas: Mapping[str, Mapping[str, Any]] = {tool.name: tool.parameters for tool in tools}
         context = CallContext(self._scanner, self._out, schemas)
@@ -85,17 +87,27 @@ class ReplyParser:
         """See `OutputParser.is_reasoning`."""
         return self._out.is_reasoning
 
+    @property
+    def pieces(self) -> Sequence[tuple[str, bool]]:
+        """The text that the last `feed` or `close` has decided on, and whether it is content.
+
+        All of them make up the answer's text as it was fed, markers and line breaks included.
+        """
+        return self._scanner.pieces
+
     def feed(self, text: str) -> list[ReplyEvent]:
         """See `OutputParser.feed`."""
+        self._scanner.push(text)
         if text:
-            self._scanner.push(text)
             next(self._reading)
+        self._scanner.settle()
         return self._out.take()
 
     def close(self) -> list[ReplyEvent]:
         """See `OutputParser.close`."""
         self._scanner.end()
         next(self._reading, None)
+        self._scanner.settle()
         return self._out.take()
 
 
@@ -120,25 +132,23 @@ class _AnswerReader:
         marker = ""
         if starts_in_reasoning:
             marker = yield from self._read_reasoning()
-        yield from self._read_bare(marker)
+        marker = yield from self._read_bare(marker)
         while True:
             if not marker:
                 marker = yield from scanner.text_until(self._markers, out.content)
             if not marker:
                 return
             if marker in self._call_markers:
-                yield from self._read_call(marker)
-                marker = ""
+                marker = yield from self._read_call(marker)
             elif marker in self._reasoning.opens:
                 marker = yield from self._read_reasoning()
-                yield from self._read_bare(marker)
-            else:
-                if self._has_failed and marker in self._closes:
-                    out.content(scanner.opening())
-                else:
-                    yield from scanner.skip_newlines()
-                    yield from self._read_bare("")
+                marker = yield from self._read_bare(marker)
+            elif self._has_failed and marker in self._closes:
+                out.content(scanner.opening())
                 marker = ""
+            else:
+                yield from scanner.skip_newlines()
+                marker = yield from self._read_bare("")
 
     def _read_reasoning(self) -> Pull[str]:
         """Read up to its end; if a call ended it, return the call's marker."""
@@ -157,20 +167,27 @@ class _AnswerReader:
         yield from scanner.skip_newlines()
         return ""
 
-    def _read_bare(self, marker: str) -> Pull[None]:
-        """Read a call that begins the answer without a marker, if one does."""
+    def _read_bare(self, marker: str) -> Pull[str]:
+        """Read a call that begins the answer without a marker, if one does.
+
+        Args:
+            marker: Of another call, if that begins here.
+
+        Returns:
+            The marker of the call that comes next, if one was read; so do those below.
+        """
         if marker or not self._tools or not self._tools.bare:
-            return
+            return marker
         scanner = self._context.scanner
         scanner.mark()
         scanner.begin_call()
         char = yield from scanner.skip_space()
         if not char or (char not in self._tools.bare and self._tools.bare != "*"):
             scanner.rewind()
-            return
-        yield from self._try("", is_bare=True)
+            return ""
+        return (yield from self._try("", is_bare=True))
 
-    def _read_call(self, marker: str) -> Pull[None]:
+    def _read_call(self, marker: str) -> Pull[str]:
         scanner, tools = self._context.scanner, self._tools
         assert tools is not None
         scanner.begin_call()
@@ -179,9 +196,9 @@ class _AnswerReader:
             marker = yield from scanner.accept(self._call_markers)
             if marker:
                 scanner.commit()
-        yield from self._try(marker)
+        return (yield from self._try(marker))
 
-    def _try(self, marker: str, *, is_bare: bool = False) -> Pull[None]:
+    def _try(self, marker: str, *, is_bare: bool = False) -> Pull[str]:
         context, scanner, tools = self._context, self._context.scanner, self._tools
         assert tools is not None
         try:
@@ -189,13 +206,26 @@ class _AnswerReader:
                 raise MalformedError
             yield from tools.read(context, marker)
         except MalformedError:
-            context.out.content(scanner.rewind())
-            self._has_failed = True
-            return
+            if not context.out.is_calling:
+                context.out.content(scanner.rewind())
+                self._has_failed = True
+                return ""
+            # Its name has gone out, so none of it is content.
+            call_ends = (tools.call_end,) if tools.call_end else ()
+            write = context.out.arguments if tools.passes_json else _drop
+            ends = (*call_ends, *tools.closes, *self._call_markers)
+            following = yield from scanner.text_until(ends, write)
+            context.out.leave()
+            if following in self._call_markers:
+                return following
         self._has_failed = False
         scanner.end_call()
         while True:
             yield from scanner.skip_space()
             if not (yield from scanner.accept(tools.closes)):
                 scanner.skip_part(tools.closes)
-                break
+                return ""
+
+
+def _drop(_: str) -> None:
+    """Take no notice."""

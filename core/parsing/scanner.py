@@ -31,6 +31,7 @@ class Scanner:
 
     Attributes:
         has_ended: Whether no text will follow.
+        pieces: See `ReplyParser.pieces`.
     """
 
     def __init__(self) -> None:
@@ -38,8 +39,10 @@ class Scanner:
         self._at = 0
         self._mark = 0
         self._resume = 0
+        self._settled = 0
         self._is_calling = False
         self.has_ended = False
+        self.pieces: list[tuple[str, bool]] = []
 
     def push(self, text: str) -> None:
         """Append text, and forget what nobody goes back to."""
@@ -48,10 +51,28 @@ class Scanner:
         self._at -= start
         self._mark -= start
         self._resume -= start
+        self._settled -= start
+        self.pieces = []
 
     def end(self) -> None:
         """No text will follow."""
         self.has_ended = True
+        self.pieces = []
+
+    def settle_content(self, count: int) -> None:
+        """The last `count` characters that were read are content."""
+        self._settle(self._at - count, is_content=False)
+        self._settle(self._at, is_content=True)
+
+    def settle(self) -> None:
+        """What else was read is no content, unless it may come out again."""
+        stop = self._mark if self._is_calling else self._at
+        self._settle(len(self._text) if self.has_ended else stop, is_content=False)
+
+    def _settle(self, stop: int, *, is_content: bool) -> None:
+        if stop > self._settled:
+            self.pieces.append((self._text[self._settled : stop], is_content))
+            self._settled = stop
 
     def mark(self) -> None:
         """What was read so far stays read."""
@@ -148,7 +169,10 @@ class Scanner:
             self._at = len(self._text)
 
     def until(self, markers: Sequence[str], write: Write) -> Pull[str]:
-        """Write text up to the first of `markers`, which is read; empty if the text ends first."""
+        """Write text up to the first of `markers`, which is read; empty if the text ends first.
+
+        What may be the beginning of a marker at the text's end is not written.
+        """
         return (yield from self._until(markers, write, trims=False))
 
     def text_until(self, markers: Sequence[str], write: Write) -> Pull[str]:
@@ -172,6 +196,7 @@ class Scanner:
             pieces.append(piece)
             length += len(piece)
             if length > limit:
+                self._at -= length - limit
                 raise MalformedError
 
         marker = yield from self.until(markers, write)
@@ -184,7 +209,7 @@ class Scanner:
         while True:
             match = whole.search(self._text, self._at)
             held = len(self._text)
-            if not self.has_ended:
+            if not (trims and self.has_ended):
                 held = self._held(markers, first, longest)
             is_found = match is not None and match.start() < held
             stop = match.start() if match is not None and is_found else held
@@ -193,9 +218,9 @@ class Scanner:
                 if self._text[end - 1] != "\n":
                     break
                 end -= 1
-            if end > self._at:
-                write(self._text[self._at : end])
-            self._at = end
+            start, self._at = self._at, end
+            if end > start:
+                write(self._text[start:end])
             if match is not None and is_found:
                 if trims:
                     self._mark, self._resume = end, match.end()

@@ -149,9 +149,11 @@ def _copy_scalar(scanner: Scanner, write: Write, syntax: Syntax) -> Pull[None]:
         write(_LITERALS[word])
     elif _NUMBER.fullmatch(word):
         write(word)
-    elif syntax.is_loose and word:
+    elif syntax.is_loose and word and (yield from scanner.peek()):
         write(f'"{escape(word)}"')
     else:
+        if syntax.keeps_space:
+            write(word)  # all that came is to be seen
         raise MalformedError
 
 

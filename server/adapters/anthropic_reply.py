@@ -7,7 +7,9 @@ Source: platform.claude.com/docs/en/build-with-claude/streaming and .../api/mess
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from pydantic_core import from_json
@@ -212,10 +214,28 @@ class MessageCollector:
     def _finish(self, block: dict[str, Any]) -> None:
         text = "".join(self._texts)
         if block["type"] == "tool_use":
-            # Arguments that the limit cut off end where the JSON still made sense.
-            block["input"] = from_json(text, allow_partial=True) if text else {}
+            block["input"] = _parse_input(text)
         else:
             block[block["type"]] = text
+
+
+def _parse_input(text: str) -> Any:
+    """The arguments of a call; of one that broke off, as far as they make sense."""
+    # Otherwise there are none, or this is what is left of a call that broke off before them.
+    if not text.startswith("{"):
+        return {}
+    try:
+        return from_json(text, allow_partial=True)
+    except ValueError:
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as error:
+            with suppress(ValueError):
+                return from_json(text[: error.pos], allow_partial=True)
+            return {}
+        except RecursionError:
+            return {}
+        raise
 
 
 def frame_event(event: dict[str, Any]) -> bytes:

@@ -14,7 +14,6 @@ from pippin.core.parsing.events import (
     ReasoningDelta,
     ReplyEvent,
     ToolCallDelta,
-    ToolCallEnd,
     ToolCallStart,
 )
 from pippin.core.request import FinishReason, PositionLogprobs, RequestOutput, TokenLogprob
@@ -153,12 +152,11 @@ def _message(events: Sequence[ReplyEvent]) -> dict[str, Any]:
     """The whole message. What the model thought has two names, as clients differ."""
     content = "".join(event.text for event in events if isinstance(event, ContentDelta))
     reasoning = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
-    # The text of a call that broke off is content.
-    whole = {event.index for event in events if isinstance(event, ToolCallEnd)}
-    calls = [event for event in events if isinstance(event, ToolCallStart) and event.index in whole]
-    arguments = dict.fromkeys(whole, "")
+    # Those that broke off, too: their arguments are no JSON, as in a stream.
+    calls = [event for event in events if isinstance(event, ToolCallStart)]
+    arguments = dict.fromkeys((call.index for call in calls), "")
     for event in events:
-        if isinstance(event, ToolCallDelta) and event.index in whole:
+        if isinstance(event, ToolCallDelta):
             arguments[event.index] += event.arguments
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     if reasoning:

@@ -47,7 +47,8 @@ class ResponseReply:
         head: Identity; its id has the form ``resp_...``.
         echo: What the object repeats of the request; see `echo_of`.
         with_opaque_reasoning: Whether reasoning also goes out as ``encrypted_content``.
-        keep: Called with the whole object once the answer has ended, however it ended.
+        keep: Called with the object once the answer has ended, however it ended. Calls that broke
+            off are left out: a model that reads on there would choke on them.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class ResponseReply:
         self._echo = echo
         self._num_prompt_tokens = num_prompt_tokens
         self._with_opaque_reasoning = with_opaque_reasoning
-        self._keep = keep
+        self._keep_whole = keep
         self._items: list[_Item] = []
         self._last: RequestOutput | None = None
         self._held_logprobs: list[PositionLogprobs] = []
@@ -152,7 +153,7 @@ class ResponseReply:
                 self._held_logprobs = []
                 return [*opening, delta]
             case ToolCallStart(_, call_id, name):
-                closing = self._close_item("completed")
+                closing = self._end_item()
                 call = {"call_id": call_id, "name": name, "arguments": ""}
                 return [*closing, *self._open_item("function_call", **call)]
             case ToolCallDelta(_, arguments):
@@ -163,10 +164,23 @@ class ResponseReply:
     def _open_item(self, kind: str, **fields: str) -> list[Event]:
         if self._items and self._items[-1].is_open and self._items[-1].kind == kind:
             return []
-        closing = self._close_item("completed")
+        closing = self._end_item()
         item = _Item(kind, self._head.reply_id, len(self._items), fields)
         self._items.append(item)
         return [*closing, *item.open()]
+
+    def _end_item(self) -> list[Event]:
+        """Close the item that something else follows: a call is not whole then."""
+        is_call = bool(self._items) and self._items[-1].kind == "function_call"
+        return self._close_item("incomplete" if is_call else "completed")
+
+    def _keep(self, response: dict[str, Any]) -> None:
+        output = [
+            item
+            for item in response["output"]
+            if (item["type"], item["status"]) != ("function_call", "incomplete")
+        ]
+        self._keep_whole({**response, "output": output})
 
     def _close_item(self, status: str) -> list[Event]:
         if not self._items or not self._items[-1].is_open:

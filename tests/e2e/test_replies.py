@@ -108,11 +108,15 @@ def test_two_calls_streamed(client: openai.OpenAI) -> None:
     assert reasons[-1] == "tool_calls"
 
 
-def test_a_call_that_breaks_off_is_text(client: openai.OpenAI) -> None:
-    (choice,) = chat(client, "broken", tools=[TOOL]).choices
+def test_a_call_that_breaks_off_has_the_arguments_that_came(client: openai.OpenAI) -> None:
+    for fields, reason in (({}, "stop"), ({"max_tokens": 34}, "length")):
+        (choice,) = chat(client, "broken", tools=[TOOL], **fields).choices
 
-    assert choice.finish_reason == "stop"
-    assert choice.message.content == SCRIPTS["broken"]
+        assert choice.finish_reason == reason
+        assert choice.message.content is None
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "look"
+        assert call.function.arguments == ('{"ci' if reason == "stop" else '{"')
 
 
 def test_without_tools_nothing_is_called(client: openai.OpenAI) -> None:

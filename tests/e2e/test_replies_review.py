@@ -93,7 +93,6 @@ def num_reasoning_tokens(reply: Any) -> int:
     return int(reply["usage"]["completion_tokens_details"]["reasoning_tokens"])
 
 
-@known_bug("a call that breaks off is shown twice in a stream: as a call, and as content")
 def test_a_broken_call_streams_as_it_is_told_whole(client: httpx.Client) -> None:
     body = {"model": "scripted", "messages": [{"role": "user", "content": "broken"}]}
     text = client.post("/v1/chat/completions", json={**body, "tools": [TOOL], "stream": True}).text
@@ -107,7 +106,6 @@ def test_a_broken_call_streams_as_it_is_told_whole(client: httpx.Client) -> None
     assert content == (message["content"] or "")
 
 
-@known_bug("a call that breaks off becomes a whole tool_use block without input")
 def test_a_broken_call_is_no_tool_use(client: httpx.Client) -> None:
     reply = ask(
         client,
@@ -119,7 +117,6 @@ def test_a_broken_call_is_no_tool_use(client: httpx.Client) -> None:
     assert [block["type"] for block in reply["content"]] in (["text"], ["tool_use"])
 
 
-@known_bug("a function_call item that broke off is 'completed', and its response a dead end")
 def test_a_response_whose_call_broke_off_can_be_followed(client: httpx.Client) -> None:
     first = ask(client, "/v1/responses", input="broken", tools=[FLAT_TOOL])
     statuses = [item["status"] for item in first["output"] if item["type"] == "function_call"]
@@ -127,7 +124,6 @@ def test_a_response_whose_call_broke_off_can_be_followed(client: httpx.Client) -
     ask(client, "/v1/responses", input="sunny", previous_response_id=first["id"])
 
 
-@known_bug("stop strings are looked for in markers, reasoning and calls")
 @pytest.mark.parametrize("stop", ["must", "Rome", '"name"', "\n"])
 def test_a_stop_string_is_looked_for_in_content_only(client: httpx.Client, stop: str) -> None:
     reply = chat(client, "look", tools=[TOOL], stop=[stop])
@@ -151,7 +147,6 @@ def test_talk_about_a_marker_opens_no_reasoning(client: httpx.Client) -> None:
     assert num_reasoning_tokens(reply) == 0
 
 
-@known_bug("the budget is for reasoning that begins the answer, and for the first only")
 def test_a_budget_holds_for_reasoning_that_begins_late(client: httpx.Client) -> None:
     assert num_reasoning_tokens(chat(client, "again", thinking_token_budget=3)) <= 6
 
@@ -210,7 +205,6 @@ def test_speculation_does_not_change_the_count_of_reasoning(
     assert counts[0] == counts[1]
 
 
-@known_bug("a dialect that calls cannot be enforced in takes 'strict' and single calls silently")
 def test_what_cannot_be_enforced_is_refused(folder: Path) -> None:
     body = {"model": "scripted", "messages": [{"role": "user", "content": "sunny"}]}
     with serving(folder, tool_call_parser="gemma4") as client:
@@ -224,7 +218,6 @@ def test_what_cannot_be_enforced_is_refused(folder: Path) -> None:
     assert [reply.status_code for reply in replies] == [400, 400]
 
 
-@known_bug("dialects with a tag for each argument hold strict arguments to their types only")
 def test_strict_holds_in_dialects_with_tags(folder: Path) -> None:
     function = {
         "name": "look",

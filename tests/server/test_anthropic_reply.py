@@ -157,6 +157,33 @@ def test_blocks_begin_and_end_with_what_the_model_does() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sound"),
+    [
+        ("", {}),
+        ('{"a": 1, "b": tr', {"a": 1}),
+        ('{"a": "x", "b": tru}}', {"a": "x"}),
+        ('{"a": [1, 2], b}', {"a": [1, 2]}),
+        ('{"a": ' + "[" * 50_000, {}),
+        ('"b": 1}', {}),
+    ],
+)
+def test_a_call_that_breaks_off_has_what_makes_sense_of_its_input(
+    arguments: str, sound: dict[str, Any]
+) -> None:
+    script: list[ReplyEvent] = [
+        *(ToolCallStart(0, "c", "f"), ToolCallDelta(0, arguments), ContentDelta("z"))
+    ]
+
+    message = _whole(_events(script), _outputs(script))
+
+    assert message["content"] == [
+        {"type": "tool_use", "id": "c", "name": "f", "input": sound},
+        {"type": "text", "text": "z"},
+    ]
+    assert message["stop_reason"] == "end_turn"
+
+
 def test_omitted_thoughts_leave_their_signature() -> None:
     script: list[ReplyEvent] = [ReasoningDelta("hm"), ContentDelta("a")]
 

@@ -86,6 +86,13 @@ def test_a_stream_line_for_line(make_client: MakeClient) -> None:
     )
 
 
+def test_a_call_that_breaks_off_is_left_out(make_client: MakeClient) -> None:
+    message = chat(make_client(FakeEngine((*CALLS[4:6], "no", *CALLS[8:]))), stream=False).json()
+
+    assert message["message"]["content"] == "no"
+    assert [it["function"]["name"] for it in message["message"]["tool_calls"]] == ["g"]
+
+
 @pytest.mark.parametrize("script", [("Hel", "lo"), CALLS, ()])
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
 @pytest.mark.parametrize("logprobs", [{}, {"logprobs": True, "top_logprobs": 2}])

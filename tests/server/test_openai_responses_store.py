@@ -28,6 +28,8 @@ from pippin.server.response_store import ResponseStore, StoredResponse
 
 PATH = "/v1/responses"
 CALL = (ToolCallStart(0, "call_1", "f"), ToolCallDelta(0, '{"a":1}'), ToolCallEnd(0))
+CALL_2 = (ToolCallStart(1, "call_2", "f"), ToolCallDelta(1, '{"a"'))
+CALL_3 = (ToolCallStart(2, "call_3", "f"),)
 SCRIPTS = [("Hel", "lo"), (ReasoningDelta("hm"), "ok", *CALL), CALL, (ReasoningDelta("hm"),), ()]
 OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "2"}
 TURNS = st.lists(
@@ -54,6 +56,28 @@ def prompt_of(engine: FakeEngine) -> ChatPrompt:
     prompt = engine.submissions[-1].prompt
     assert isinstance(prompt, ChatPrompt)
     return prompt
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_broke_off_is_shown_but_not_stored(tmp_path: Path, stream: bool) -> None:
+    script = ("ok", *CALL, *CALL_2, "oh", *CALL_3)
+    with make_client(tmp_path / "store", engine := FakeEngine(script)) as client:
+        made = make(client, stream=stream)
+        stored = client.get(f"{PATH}/{made['id']}").json()
+        make(client, previous_response_id=made["id"], input=[OUTPUT])
+
+    shown = [(item["type"], item["status"]) for item in made["output"]]
+    assert shown == [
+        ("message", "completed"),
+        ("function_call", "completed"),
+        ("function_call", "incomplete"),
+        ("message", "completed"),
+        ("function_call", "incomplete"),
+    ]
+    assert made["output"][2]["arguments"] == '{"a"'
+    assert made["status"] == "completed"
+    assert stored["output"] == [made["output"][index] for index in (0, 1, 3)]
+    assert [len(it.tool_calls) for it in prompt_of(engine).messages if it.tool_calls] == [1]
 
 
 @settings(max_examples=25, deadline=None)

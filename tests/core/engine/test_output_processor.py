@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pippin.core.engine.output_processor import OutputProcessor, prompt_logprobs
+from pippin.core.parsing.detect import make_parser
 from pippin.core.request import FinishReason, PositionLogprobs, RawLogprobs, RequestOutput
 from pippin.core.sampling_params import SamplingParams
 from pippin.core.text.tokenizer import Tokenizer
@@ -25,6 +26,45 @@ def encode(text: str) -> list[int]:
 
 def make_processor(tokenizer: Tokenizer = TOKENIZER, **params: Any) -> OutputProcessor:
     return OutputProcessor(tokenizer, SamplingParams(**params), request_id="r", index=1)
+
+
+THOUGHT = "<think>\nI must.\n</think>\n\n"
+CALL = '<tool_call>\n{"name": "look", "arguments": {"city": "Rome"}}\n</tool_call>\n'
+ANSWER = f"{THOUGHT}Wait.\nNow {CALL}End.\n"
+OPEN_ANSWER = f"{THOUGHT}Wait.\nNow "
+
+
+@given(
+    case=st.sampled_from(
+        [
+            *((ANSWER, stop, ANSWER) for stop in ("must", "Rome", "name", "tool", "k>", "w <")),
+            (ANSWER, "\n", f"{THOUGHT}Wait."),
+            (ANSWER, ".\nN", f"{THOUGHT}Wait"),
+            (ANSWER, "End", f"{OPEN_ANSWER}{CALL}"),
+            (ANSWER, "d.\n", f"{OPEN_ANSWER}{CALL}En"),
+            ("<tool_call>oh Rome.", "Rome", "<tool_call>oh "),
+            ("a < b", "<", "a "),
+            ("Now <tool_call>\n{", "{", "Now <tool_call>\n"),
+            ('<tool_call>\n{"name": "look", "a', "a", '<tool_call>\n{"name": "look", "a'),
+        ]
+    ),
+    places=st.lists(st.integers(0, 200), max_size=6) | st.just(list(range(200))),
+)
+def test_stop_strings_are_looked_for_in_content_only(
+    case: tuple[str, str, str], places: Sequence[int]
+) -> None:
+    text, stop, expected = case
+    processor = OutputProcessor(
+        TOKENIZER,
+        SamplingParams(stop=(stop,), num_logprobs=0),
+        request_id="r",
+        index=0,
+        make_parser=lambda: make_parser("hermes", "think"),
+    )
+    outputs = run(processor, into_steps(encode(text), places))
+    assert text_of(outputs) == expected
+    assert outputs[-1].stop_reason == (None if expected == text else stop)
+    assert "".join(entry.chosen.text for entry in entries_of(outputs)) == expected
 
 
 def raw_for(token_ids: Sequence[int]) -> list[RawLogprobs]:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from dialect_samples import PAYLOADS, TOOLS, WRITERS, Call, parse
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pippin.core.parsing.argument_types import to_json
-from pippin.core.parsing.detect import TOOL_PARSER_NAMES
+from pippin.core.parsing.detect import TOOL_PARSER_NAMES, make_parser
 from pippin.core.parsing.dialects import TOOL_DIALECTS
+from pippin.core.parsing.reply_parser import ReplyParser
 
 TWO: Sequence[Call] = (("get_weather", PAYLOADS[4]), ("search", PAYLOADS[6]))
 # These begin calls without a marker, so only at an answer's start.
@@ -54,17 +55,19 @@ class TestEveryDialect:
         for cut in range(1, len(text), 3):
             assert parse([text[:cut], text[cut:]], dialect) == reply
 
-    def test_a_call_cut_short_is_content(self, dialect: str) -> None:
+    def test_a_call_cut_short_is_content_or_a_call_without_an_end(self, dialect: str) -> None:
         text = WRITERS[dialect]([("get_weather", {"s": "Par\nis", "n": 12})])
+        ((_, arguments, _),) = parse([text], dialect).calls
         for length in range(len(text)):
             reply = parse([text[:length]], dialect)
             assert parse(text[:length], dialect) == reply
-            if reply.whole_calls:
-                assert reply.content.strip() == ""  # no part of an end marker is said
+            if reply.calls:
+                assert reply.content.strip() == ""  # no part of a marker is said
+                assert arguments.startswith(reply.calls[0][1])
             elif dialect != "harmony":
                 assert reply.content == text[:length]
 
-    def test_a_broken_call_is_content(self, dialect: str) -> None:
+    def test_a_call_with_a_broken_name_is_content(self, dialect: str) -> None:
         text = WRITERS[dialect]([("get_weather", {"s": "x"})])
         for broken in (
             text.replace("get_weather", "get?weather"),
@@ -113,7 +116,8 @@ def test_any_text_in_any_pieces_gives_the_same(data: st.DataObject, dialect: str
 @given(dialect=st.sampled_from(sorted(WRITERS)), text=st.text(st.characters(codec="utf-8")))
 @settings(max_examples=200, deadline=None)
 def test_any_string_is_an_argument(dialect: str, text: str) -> None:
-    # Python's strings and those without escapes cannot hold everything.
+    # Python's strings and those without escapes cannot hold everything, nor begin with this.
+    assume(not text.strip().startswith("<![CDATA["))
     call: Call = ("search", {"s": text.strip() + "."})
     assert parse([WRITERS[dialect]([call])], dialect).whole_calls == expected([call])
 
@@ -156,7 +160,6 @@ MORE: list[tuple[str, str, list[Call]]] = [
         [("f", {})],
     ),
     ("llama3", '<|python_tag|>{"name": "f", "parameters": {}}', [("f", {})]),
-    ("hermes", '<tool_call>{"name": "f", "arguments": {"a":\u00a01}}</tool_call>', []),
     ("llama3", '{"name": "unknown", "parameters": {}}', []),
     ("llama3", 'So: {"name": "search", "parameters": {}}', []),
     ("xlam", '```json\n[{"name": "search", "arguments": {}}]\n```', [("search", {})]),
@@ -195,6 +198,97 @@ def test_other_ways_of_writing_calls(dialect: str, text: str, calls: list[Call])
     assert calls or reply.content == text
 
 
+# What stands between "Before.\n" and "\nBehind."; all calls, and whether they are whole.
+BROKEN: list[tuple[str, str, list[tuple[str, str, bool]]]] = [
+    (
+        "hermes",
+        '<tool_call>\n{"name": "f", "arguments": {"a": tru, "b": [1]}}\n</tool_call>',
+        [("f", '{"a": tru, "b": [1]}}', False)],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "f", "arguments": {"a":\u00a01}}</tool_call>',
+        [("f", '{"a":\u00a01}}', False)],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "f", "arguments": {a}}\n'
+        '<tool_call>{"name": "g", "arguments": {}}</tool_call>',
+        [("f", "{a}}", False), ("g", "{}", True)],
+    ),
+    (
+        "granite",
+        '<|tool_call|>[{"name": "g", "arguments": {}}, {"name": "f", "arguments": {"a" 1}}]'
+        "</tool_call>",
+        [("g", "{}", True), ("f", '{"a" 1}}]', False)],
+    ),
+    (
+        "kimi_k2",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>"
+        "{1}<|tool_call_end|><|tool_calls_section_end|>",
+        [("f", "{1}", False)],
+    ),
+    (
+        "glm",
+        "<tool_call>f\n<arg_key>s</arg_key>oh<arg_value>x</arg_value>\n</tool_call>",
+        [("f", "{", False)],
+    ),
+    (
+        "qwen3_coder",
+        "<tool_call>\n<function=f>\n<parameter=s>\nx\n</parameter>\noh\n</function>\n</tool_call>",
+        [("f", '{"s": "x"', False)],
+    ),
+    (
+        "lfm2",
+        "<|tool_call_start|>[f(a=1, b=Foo, c=2), g()]<|tool_call_end|>",
+        [("f", '{"a": 1, "b": ', False)],
+    ),
+    (
+        "harmony",
+        "<|channel|>commentary to=functions.f<|message|>{a}<|call|>"
+        "<|start|>assistant<|channel|>final<|message|>",
+        [("f", "{a}", False)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("dialect", "text", "calls"), BROKEN)
+def test_a_call_that_goes_wrong_is_never_content(
+    dialect: str, text: str, calls: list[tuple[str, str, bool]]
+) -> None:
+    text = f"Before.\n{text}\nBehind."
+    reply = parse([text], dialect)
+    assert reply.calls == calls
+    assert reply.content.split() == ["Before.", "Behind."]
+    assert parse(text, dialect) == reply
+
+
+def test_pieces_are_the_text_and_say_what_of_it_is_content() -> None:
+    call = WRITERS["hermes"]([("search", {"s": "x"})])
+    text = f"<think>\nWell.\n</think>\n\nOne\n<two\n{call}\n\nThree.<tool_call>oh</tool_call>\n"
+    content = ["One\n<two", "Three.", "<tool_call>oh", "</tool_call>", "\n"]
+    for fed in ([text], list(text)):
+        parser = make_parser("hermes", "think", TOOLS)
+        assert isinstance(parser, ReplyParser)
+        pieces: list[tuple[str, bool]] = []
+        for each in fed:
+            parser.feed(each)
+            pieces += parser.pieces
+        parser.close()
+        pieces += parser.pieces
+        assert "".join(piece for piece, _ in pieces) == text
+        assert "".join(piece for piece, is_content in pieces if is_content) == "".join(content)
+
+
+def test_the_text_of_a_call_that_has_started_is_decided_on_at_once() -> None:
+    parser = make_parser("hermes", None)
+    assert isinstance(parser, ReplyParser)
+    parser.feed('<tool_call>{"name": "f", ')
+    assert parser.pieces == [('<tool_call>{"name": "f", ', False)]
+    parser.feed("")
+    assert parser.pieces == []
+
+
 def test_content_goes_on_in_a_new_line_behind_a_call() -> None:
     text = f"One.\n{WRITERS['hermes']([('search', {})])}\n\nTwo."
     assert parse([text], "hermes").content == "One.\nTwo."
@@ -219,7 +313,7 @@ def test_ids_are_the_models_own_where_it_writes_them() -> None:
 def test_deep_nesting_is_no_danger() -> None:
     deep = "[" * 50_000
     cut_short = '<tool_call>{"name": "f", "arguments": {"a": ' + deep
-    assert parse([cut_short], "hermes").content == cut_short
+    assert parse([cut_short], "hermes").calls == [("f", '{"a": ' + deep, False)]
     text = f"<function=f>\n<parameter=a>\n{deep}\n</parameter>\n</function>"
     assert parse([text], "qwen3_coder").whole_calls == [("f", {"a": deep})]
 
