@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -83,11 +84,13 @@ class ConstraintCompiler:
             InvalidRequestError: A rule is none that can be followed; says which and why.
         """
         markers, budget = self._thinking, rules.thinking_budget
-        if prompt is None or (markers is not None and markers.is_closed(prompt)):
+        if prompt is None:
             markers = None
         matcher = None
-        if needs_grammar(rules, tools, self._calls):
+        if needs_grammar(rules, tools):
             matcher = self._matcher(rules, tools)
+            if markers is not None and markers.is_closed(prompt or ""):
+                markers = None  # and the grammar lets no other reasoning through
         elif markers is None or budget is None:
             return None  # a model that does not reason keeps to any budget
         vocabulary, is_open = (
@@ -98,7 +101,13 @@ class ConstraintCompiler:
         def make() -> Constraint:
             thinking = None
             if markers is not None:
-                thinking = Thinking(markers, vocabulary.encode, is_open=is_open, budget=budget)
+                thinking = Thinking(
+                    markers,
+                    vocabulary.encode,
+                    is_open=is_open,
+                    recurs=matcher is None,
+                    budget=budget,
+                )
             return ReplyConstraint(vocabulary, thinking, matcher and matcher.copy())
 
         return make
@@ -123,6 +132,9 @@ class ConstraintCompiler:
                     return known
             matcher = _with_deep_stack(lambda: self._compile(grammar))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
+            if rules.response_format is not None:
+                # Should the tools be to blame, this says so.
+                self.compile(replace(rules, response_format=None), tools)
             name, reason = wire_name(rules), " ".join(str(error).split())[:_LONGEST_REASON]
             reason += " is missing" if isinstance(error, KeyError) else ""
             raise InvalidRequestError(f"{name} cannot be followed: {reason}", param=name) from error
@@ -138,7 +150,9 @@ class ConstraintCompiler:
         if not matcher.is_error():
             matcher.compute_bitmask()  # the first is the dearest, and all copies share it
         if matcher.is_error():
-            raise ValueError(matcher.get_error())
+            reason = matcher.get_error()
+            endless = "it leads back to itself, and nothing that ends can follow it"
+            raise ValueError(endless if "NoExtensionBias" in reason else reason)
         return GrammarMatcher(matcher, self._vocabulary)
 
     def _accepts_schema(self, schema: str) -> bool:

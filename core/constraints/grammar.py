@@ -22,6 +22,8 @@ from .tool_grammar import Json, Maybe, Pattern, Piece, TextUntil, ToolGrammar
 # model falls into where the grammar holds it back from what it wanted to write.
 _JSON_BLANKS = r" |\n {0,40}"
 _ANY_TEXT = "/(?s:.*)/"
+# A character of a regular expression, with the backslash before it.
+_ONE = re.compile(r"(?s:\\?.)")
 
 
 class GrammarWriter:
@@ -64,6 +66,9 @@ class GrammarWriter:
                 start = self._said(self._content(rules.response_format))
             if choice.mode == "auto" and tools and calls is not None:
                 start = self._free_calls(rules, tools, calls, start)
+            elif _binds_calls(rules, tools):
+                is_strict = any(tool.strict for tool in tools)
+                raise _unknown_calls("tools" if is_strict else "parallel_tool_calls")
         main = "\n".join([f"start: {start}", *self._rules])
         return json.dumps({"grammars": [{"lark_grammar": main}, *self._grammars]})
 
@@ -84,18 +89,17 @@ class GrammarWriter:
             case "grammar" if isinstance(value, str):
                 self._grammars.append({"name": "content", "lark_grammar": _to_lark(value)})
                 return "@content"
-            case "structural_tag" if isinstance(value, Mapping):
-                return self._structural_tag(value)
+            case "structural_tag":
+                tag = json.loads(value) if isinstance(value, str) else value
+                if isinstance(tag, Mapping):
+                    return self._structural_tag(tag)
         raise ValueError("its value has the wrong type")
 
     def _forced_calls(
         self, rules: ReplyRules, tools: Sequence[ToolSpec], calls: ToolGrammar | None
     ) -> str:
         if calls is None:
-            raise UnsupportedFeatureError(
-                "Calls cannot be enforced: how this model writes them is not known.",
-                param="tool_choice",
-            )
+            raise _unknown_calls("tool_choice")
         choice = rules.tool_choice
         chosen = [tool for tool in tools if choice.mode == "required" or tool.name == choice.name]
         if not chosen:
@@ -153,8 +157,8 @@ class GrammarWriter:
                 return self._literal(piece)
             case Json(schema):
                 return self._json(schema, lenient=lenient)
-            case TextUntil(end):
-                return self._free_until(end)
+            case TextUntil(end, patterns):
+                return self._text_until(end, patterns) if patterns else self._free_until(end)
             case Pattern(regex):
                 return self._regex(regex)
             case Maybe(pieces):
@@ -183,6 +187,18 @@ class GrammarWriter:
         # A marker is no text: what stands before it cannot be told from free text, nor need it be.
         return f"{self._rule(_ANY_TEXT)} {self._literal(end[found.start() :])}"
 
+    def _text_until(self, end: str, patterns: Sequence[str]) -> str:
+        """Text that matches, up to and with the first ``end``."""
+        found = self._markers.search(end)
+        parts = [_slashed(f"(?:{pattern})") for pattern in patterns]
+        if found is None:
+            parts.append(_slashed(_without(end.strip())))
+        plain = _slashed(re.escape(end if found is None else end[: found.start()]))
+        # All of it is one token of the grammar: as two, the first would not leave room for the end.
+        body, whole = f"B{len(self._rules)}", f"T{len(self._rules)}"
+        self._rules += [f"{body}: {' & '.join(parts)}", f"{whole}: {body} {plain}"]
+        return whole if found is None else f"{whole} {self._literal(end[found.start() :])}"
+
     def _literal(self, text: str) -> str:
         """Text with markers; those that end an answer are not drawn as part of it."""
         parts = []
@@ -197,9 +213,7 @@ class GrammarWriter:
         return self._rule(f"%json {_guided(schema, lenient=lenient)}")
 
     def _regex(self, regex: str) -> str:
-        # A slash would end the pattern, and a line's end the rule.
-        inner = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\/", regex).replace("\n", r"\n")
-        return self._rule(f"/{inner}/")
+        return self._rule(_slashed(regex))
 
     def _quote(self, text: str) -> str:
         return json.dumps(text, ensure_ascii=False)
@@ -210,14 +224,24 @@ class GrammarWriter:
         return name
 
 
-def needs_grammar(rules: ReplyRules, tools: Sequence[ToolSpec], calls: ToolGrammar | None) -> bool:
+def needs_grammar(rules: ReplyRules, tools: Sequence[ToolSpec]) -> bool:
     """Whether anything is asked for that a grammar must enforce."""
     mode = rules.tool_choice.mode
     if rules.response_format is not None or mode in ("required", "named"):
         return True
-    # Where nobody knows how a call looks, there is none to hold to anything.
+    return _binds_calls(rules, tools)
+
+
+def _binds_calls(rules: ReplyRules, tools: Sequence[ToolSpec]) -> bool:
+    """Whether calls that the model makes of its own accord are held to anything."""
     is_free = rules.parallel_tool_calls and not any(tool.strict for tool in tools)
-    return mode == "auto" and bool(tools) and calls is not None and not is_free
+    return rules.tool_choice.mode == "auto" and bool(tools) and not is_free
+
+
+def _unknown_calls(param: str) -> UnsupportedFeatureError:
+    return UnsupportedFeatureError(
+        "Calls cannot be enforced: how this model writes them is not known.", param=param
+    )
 
 
 def wire_name(rules: ReplyRules) -> str:
@@ -232,6 +256,25 @@ def _guided(schema: Mapping[str, Any], *, lenient: bool) -> str:
     # The key is llguidance's: a caller's own would switch off what is asked for here.
     guidance = {"whitespace_pattern": _JSON_BLANKS, "lenient": lenient}
     return json.dumps({**schema, "x-guidance": guidance}, allow_nan=False)
+
+
+def _slashed(regex: str) -> str:
+    """A regular expression in Lark, where a slash would end it, and a line's end its rule."""
+    special = {"/": r"\/", "\n": r"\n"}
+    return f"/{re.sub(_ONE, lambda found: special.get(found[0][-1], found[0]), regex)}/"
+
+
+def _without(marker: str) -> str:
+    """A regular expression for text that does not hold a marker.
+
+    The negation of one that holds it takes llguidance very many states together with a length.
+    """
+    # Up to where its first character comes again: what stands between two of those is one block.
+    first, *tail = map(re.escape, marker[0] + marker[1:].split(marker[0])[0])
+    block = ""
+    for char in reversed(tail):
+        block = f"(?:[^{first}{char}][^{first}]*" + (f"|{char}{block})?" if block else ")?")
+    return f"[^{first}]*" + (f"(?:{first}{block})*" if tail else "")
 
 
 def _any_of(options: Iterable[str]) -> str:

@@ -39,11 +39,12 @@ class Thinking:
     Args:
         encode: Token ids that spell a text.
         is_open: Whether the prompt has begun it.
-        budget: Most tokens of it, the end marker's not counted; ``None`` for any number.
+        recurs: Whether it may begin anywhere, and more than once.
+        budget: Most tokens of all of it, end markers not counted; ``None`` for any number.
 
     Attributes:
         is_open: Whether the answer is inside.
-        is_over: Whether it has ended, or did not begin where it had to.
+        is_over: Whether it has ended, or did not begin where it had to; never if it `recurs`.
         rest: What the token that ended it holds beside the marker: what is said already.
     """
 
@@ -53,10 +54,12 @@ class Thinking:
         encode: Callable[[str], list[int]],
         *,
         is_open: bool,
+        recurs: bool = False,
         budget: int | None = None,
     ) -> None:
         self._markers = markers
         self._encode = encode
+        self._recurs = recurs
         self._budget = budget
         self._num_tokens = 0
         self._text = b""
@@ -94,10 +97,12 @@ class Thinking:
         self._num_tokens += 1
         end = self._markers.end.encode()
         before, found, rest = self._text.partition(end)
-        if found:
-            self.is_open, self.is_over, self.rest = False, True, rest
-        else:
+        if not found:
             self._text = before[-len(end) :]
+            return
+        self._num_tokens -= len(self._encode(self._markers.end))
+        self._text, self.rest = rest, rest
+        self.is_open, self.is_over = False, not self._recurs
 
     def skip(self) -> None:
         """There is no reasoning in this answer."""
@@ -109,6 +114,10 @@ class Thinking:
 
     def _look_for_begin(self) -> None:
         begin = self._markers.begin.encode()
+        if self._recurs:
+            before, found, rest = self._text.partition(begin)
+            self.is_open, self._text = bool(found), rest if found else before[-len(begin) :]
+            return
         written = self._text.lstrip()
         if written.startswith(begin):
             self.is_open, self._text = True, b""

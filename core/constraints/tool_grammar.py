@@ -22,9 +22,14 @@ class Json:
 
 @dataclass(frozen=True, slots=True)
 class TextUntil:
-    """Any text that ends with the first `end`, which is part of it."""
+    """Text that ends with the first `end`, which is part of it.
+
+    Attributes:
+        patterns: Regular expressions, as in `Pattern`, that all match what stands before.
+    """
 
     end: str
+    patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,19 @@ an argument's name, and ``%t`` whether that is a string or its type, as the dial
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..constraints.tool_grammar import Json, Maybe, Pattern, Piece, TextUntil, ToolGrammar
+from ..constraints.tool_grammar import Json, Maybe, Pattern, Piece, ToolGrammar
 from ..messages import ToolSpec
-from .argument_types import is_text, json_types
+from .argument_grammar import json_piece, object_schema, resolve, text_pieces
+from .argument_types import is_text, json_types, property_schema
 
-_PLACES = re.compile(r"(%[ai])")
+_PLACES = re.compile('("%n"|%[ain])')
+_PLACES_OF_TEXT = re.compile("(%[knt])")
 _BAR = "\uff5c"
 
 
@@ -26,9 +29,13 @@ class _JsonCall:
     text: str
 
     def __call__(self, tool: ToolSpec) -> Sequence[Piece]:
-        places: dict[str, Piece] = {"%a": Json(tool.parameters), "%i": Pattern("[0-9]{1,2}")}
-        parts = _PLACES.split(self.text.replace("%n", tool.name))
-        return [places.get(part, part) for part in parts if part]
+        places: dict[str, Piece] = {
+            "%a": Json(tool.parameters),
+            "%i": Pattern("[0-9]{1,2}"),
+            "%n": tool.name,
+            '"%n"': json.dumps(tool.name, ensure_ascii=False),
+        }
+        return [places.get(part, part) for part in _PLACES.split(self.text) if part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +53,39 @@ class _TagCall:
     types: tuple[str, str] | None = None
 
     def __call__(self, tool: ToolSpec) -> Sequence[Piece]:
-        pieces: list[Piece] = [self.head.replace("%n", tool.name)]
-        schema = tool.parameters
+        pieces: list[Piece] = [_fill(self.head, {"%n": tool.name})]
+        schema = object_schema(tool)
         required = schema.get("required") or ()
         for name, argument in (schema.get("properties") or {}).items():
             found = argument if isinstance(argument, Mapping) else {}
-            written = self._argument(name, found, schema)
+            written = self._argument(name, resolve(found, schema), schema, tool)
             pieces += written if name in required else [Maybe(written)]
         return [*pieces, self.tail]
 
     def _argument(
-        self, name: str, argument: Mapping[str, Any], schema: Mapping[str, Any]
+        self, name: str, argument: Mapping[str, Any], schema: Mapping[str, Any], tool: ToolSpec
     ) -> list[Piece]:
         is_string, types = is_text(argument), json_types(argument)
         kind = "string" if is_string else next(iter(sorted(types - {"string", "null"})), "object")
         if self.types is not None:
             kind = self.types[0 if is_string else 1]
-        begin = self.argument.replace("%k", name).replace("%t", kind)
-        choices = argument.get("enum")
-        if is_string and choices:
-            return [begin, Pattern("|".join(map(re.escape, choices))), self.value_end]
-        # Without a mark of its type, what may be a string may be any text.
-        if is_string or ("%t" not in self.argument and ("string" in types or not types)):
-            return [begin, TextUntil(self.value_end)]
-        return [begin, _json_value(argument, schema), self.value_end]
+        begin = _fill(self.argument, {"%k": name, "%t": kind})
+        value: list[Piece] | None = None
+        if is_string or "%t" not in self.argument:
+            is_marked = "%t" in self.argument
+            shown = {"type": "string"} if is_marked else property_schema(tool.parameters, name)
+            value = text_pieces(argument, shown, self.value_end, strict=tool.strict)
+        return [begin, *(value or (json_piece(argument, schema), self.value_end))]
 
 
 def _python_call(tool: ToolSpec) -> Sequence[Piece]:
     """A call with keyword arguments whose values are JSON, which readers take for Python."""
-    schema = tool.parameters
+    schema = object_schema(tool)
     properties, required = schema.get("properties") or {}, schema.get("required") or ()
     pieces: list[Piece] = [f"{tool.name}("]
     separator = ""
     for name in sorted(properties, key=lambda name: name not in required):
-        value = _json_value(properties[name], schema)
+        value = json_piece(properties[name], schema)
         if name in required:
             pieces += [f"{separator}{name}=", value]
             separator = ", "
@@ -89,9 +95,9 @@ def _python_call(tool: ToolSpec) -> Sequence[Piece]:
     return [*pieces, ")"]
 
 
-def _json_value(argument: object, schema: Mapping[str, Any]) -> Json:
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    return Json({**(argument if isinstance(argument, Mapping) else {}), **definitions})
+def _fill(text: str, places: Mapping[str, str]) -> str:
+    """Put names into a text at once: they may look like places."""
+    return "".join(places.get(part, part) for part in _PLACES_OF_TEXT.split(text))
 
 
 def _list(open_: str, call: str, close: str, between: str = ", ") -> ToolGrammar:
@@ -113,6 +119,17 @@ def _invoke(prefix: str, begin: str, end: str, flag: str = "") -> ToolGrammar:
         begin=begin,
         end=end,
     )
+
+
+def _invoke_step() -> ToolGrammar:
+    begin, end = f"<{_BAR}tool_calls_begin{_BAR}>\n", f"<{_BAR}tool_calls_end{_BAR}>"
+    call = _TagCall(
+        f'<{_BAR}tool_call_begin{_BAR}>function<{_BAR}tool_sep{_BAR}><steptml:invoke name="%n">\n',
+        '<steptml:parameter name="%k">',
+        "</steptml:parameter>\n",
+        f"</steptml:invoke><{_BAR}tool_call_end{_BAR}>\n",
+    )
+    return ToolGrammar(call=call, trigger=begin.rstrip(), begin=begin, end=end)
 
 
 def _function_tags(wrap: str) -> ToolGrammar:
@@ -242,6 +259,7 @@ TOOL_GRAMMARS: dict[str, ToolGrammar] = {
         ),
         trigger="<|tool_call:begin|>",
     ),
+    "step3": _invoke_step(),
     "xlam": ToolGrammar(call=_JsonCall(_OBJECT), trigger="", begin="[", between=", ", end="]"),
 }
 """By the name of the dialect. Where there is none, calls can be read but not enforced."""

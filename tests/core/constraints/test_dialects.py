@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import byte_tokenizer
 import jsonschema  # type: ignore[import-untyped]
@@ -31,17 +33,41 @@ SCHEMA = {
     "required": ["count", "kind"],
     "additionalProperties": False,
 }
-TOOLS = tuple(ToolSpec(name=name, parameters=SCHEMA, strict=True) for name in ("catch", "cook"))
+# What dialects without quotes find hard.
+HARD_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "code": {"type": "string", "pattern": "^[A-D]{2}$"},
+        "tail": {"type": "string", "pattern": "x$", "maxLength": 5},
+        "short": {"type": "string", "minLength": 1, "maxLength": 3},
+        "where": {"$ref": "#/$defs/place"},
+        "which": {"$ref": "#/$defs/digits"},
+        "mixed": {"enum": [1, "a", None, "two\nlines"]},
+        "twins": {"enum": [1, "1"]},
+        "fixed": {"const": "a/b"},
+        "also": {"type": "string", "const": "7"},
+        "maybe": {"anyOf": [{"type": "string", "maxLength": 2}, {"type": "null"}]},
+    },
+    "additionalProperties": False,
+    "$defs": {
+        "place": {"$ref": "#/$defs/towns"},
+        "towns": {"type": "string", "enum": ["Rome", "Bath"]},
+        "digits": {"type": "string", "pattern": "^[0-9]{1,3}$"},
+    },
+}
+HARD_SCHEMA["required"] = list(HARD_SCHEMA["properties"])
 BLANKS = {*b" \n", 258}
 
 
 @pytest.mark.parametrize("mode", ["named", "required"])
+@pytest.mark.parametrize("schema", [SCHEMA, HARD_SCHEMA], ids=["plain", "hard"])
 @pytest.mark.parametrize("dialect", TOOL_GRAMMARS)
-def test_what_may_be_written_is_read(dialect: str, mode: str) -> None:
+def test_what_may_be_written_is_read(dialect: str, mode: str, schema: Mapping[str, Any]) -> None:
+    tools = [ToolSpec(name=name, parameters=schema, strict=True) for name in ("catch", "cook")]
     choice = ToolChoice("named", "cook") if mode == "named" else ToolChoice("required")
     compiler = ConstraintCompiler(TOKENIZER, 269, calls=TOOL_GRAMMARS[dialect])
     factory = compiler.compile(
-        ReplyRules(tool_choice=choice, parallel_tool_calls=mode == "named"), TOOLS
+        ReplyRules(tool_choice=choice, parallel_tool_calls=mode == "named"), tools
     )
     assert factory is not None
     for seed in range(3):
@@ -54,11 +80,11 @@ def test_what_may_be_written_is_read(dialect: str, mode: str) -> None:
             # Blanks would be most of it.
             token_ids.append(rng.choice(sorted(options - BLANKS or options)))
             constraint.accept(token_ids[-1])
-        parser = make_parser(dialect, None, TOOLS)
+        parser = make_parser(dialect, None, tools)
         text = TOKENIZER.decode(token_ids[:-1], skip_special_tokens=False)
         events = [*parser.feed(text), *parser.close()]
         (name,) = [event.name for event in events if isinstance(event, ToolCallStart)]
         assert name == "cook" if mode == "named" else name in ("catch", "cook")
         assert not [e for e in events if isinstance(e, ContentDelta) and e.text.strip()]
         arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
-        jsonschema.validate(json.loads(arguments), SCHEMA)
+        jsonschema.validate(json.loads(arguments), schema)

@@ -61,6 +61,8 @@ FIELDS = ToolGrammar(
         f"<f={tool.name}>",
         Maybe(["<t>", TextUntil("</t>")]),
         Maybe(["<b>", TextUntil("<|bos|>")]),
+        Maybe(["<p>", TextUntil("\n</p>", ("(?s:.{1,3})", "a.*|\n"))]),
+        Maybe(["<q>", TextUntil("<|bos|>", ("a.?",))]),
         Pattern("#[0-9]{2}"),
     ],
     trigger="<f=",
@@ -144,8 +146,8 @@ TAGS = {
             id="recursion",
         ),
         pytest.param(
-            form("regex", "/[a-c]+\\/|é\n"),
-            ["/ab/", "é\n"],
+            form("regex", "/[a-c]+\\/|é\n|\\\n\\\\n"),
+            ["/ab/", "é\n", "\n\\n"],
             ["/ab", "é"],
             ["ab/", "/d", "/a/x"],
             id="regex",
@@ -170,6 +172,13 @@ TAGS = {
             ["a1"],
             ["a12x", "ab"],
             id="gbnf",
+        ),
+        pytest.param(
+            form("structural_tag", json.dumps(TAGS)),
+            ["<fn=a>1</fn>"],
+            ["<fn="],
+            ["<fn=c"],
+            id="structural_tag of JSON",
         ),
         pytest.param(
             form("structural_tag", TAGS),
@@ -214,13 +223,16 @@ def nested_rules(count: int) -> str:
         (form("choice", []), "wrong type"),
         (form("choice", [1]), "not a text"),
         (form("grammar", "start: foo"), "unknown name"),
-        (form("grammar", "start: a\na: a"), "NoExtension"),
+        (form("grammar", "start: a\na: a"), "leads back to itself"),
+        (form("json_schema", {"$ref": "#"}), "leads back to itself"),
         (form("grammar", "root ::= ("), "GBNF"),
         (form("grammar", "root ::= " + "(" * 5000), "GBNF"),
         (form("grammar", "start: " + "(" * 60_000), "nested"),
         (form("structural_tag", {"triggers": []}), "'structures' is missing"),
         (form("structural_tag", {"triggers": [], "structures": []}), "no structures"),
         (form("structural_tag", {**TAGS, "triggers": ["<x"]}), "no trigger"),
+        (form("structural_tag", "{"), "Expecting"),
+        (form("structural_tag", "[]"), "wrong type"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_with_its_field_and_a_reason(
@@ -291,8 +303,14 @@ def test_tool_choice_and_strict_are_enforced(
         ),
         (
             FIELDS,
-            ["a <f=add>#12 b", "<f=say><t>x<y</t>#34", "<f=say><t></t><b>x\n<|bos|>#34"],
-            ["<f=foo>", "<f=add>#x", "<f=add><c>"],
+            [
+                *("a <f=add>#12 b", "<f=say><t>x<y</t>#34", "<f=say><t></t><b>x\n<|bos|>#34"),
+                *("<f=say><p>a<\n</p>#34", "<f=say><p>\n\n</p>#34", "<f=say><q>a/<|bos|>#34"),
+            ],
+            [
+                *("<f=foo>", "<f=add>#x", "<f=add><c>", "<f=say><p>\n</p>", "<f=say><p>b"),
+                *("<f=say><p>abcd", "<f=say><q>b", "<f=say><q>abc", "<f=say><q><|bos|>"),
+            ],
         ),
     ],
     ids=["marked", "bare", "fields"],
@@ -309,20 +327,39 @@ def test_only_what_must_be_enforced_is() -> None:
     assert compile_rules(ReplyRules()) is None
     assert compile_rules(choose("auto"), [SAY], TAGGED) is None
     assert compile_rules(choose("none", parallel=False), [ADD], TAGGED) is None
-    # Nobody would know a call if there were one.
-    assert compile_rules(choose("auto", parallel=False), [ADD]) is None
-    with pytest.raises(UnsupportedFeatureError):
-        compile_rules(choose("required"), [ADD])
+    assert compile_rules(choose("auto"), [SAY]) is None
     with pytest.raises(InvalidRequestError, match="no such tool"):
         compile_rules(choose("named"), [SAY], TAGGED)
 
 
+@pytest.mark.parametrize(
+    ("rules", "tool", "param"),
+    [
+        (choose("required"), SAY, "tool_choice"),
+        (choose("auto"), ADD, "tools"),
+        (choose("auto", only=["yes"]), ADD, "tools"),
+        (choose("auto", parallel=False), SAY, "parallel_tool_calls"),
+    ],
+)
+def test_what_a_dialect_without_a_grammar_cannot_enforce_is_refused(
+    rules: ReplyRules, tool: ToolSpec, param: str
+) -> None:
+    with pytest.raises(UnsupportedFeatureError) as caught:
+        compile_rules(rules, [tool])
+    assert caught.value.param == param
+
+
 def test_a_strict_tool_that_cannot_be_followed_is_refused_and_another_kept_loosely() -> None:
-    strict = ToolSpec(name="say", parameters=SAY.parameters, strict=True)
     odd = ToolSpec(name="odd", parameters={"type": "foo"})
+    for rules in (choose("required"), choose("auto", only=["yes"]), choose("named", only=["yes"])):
+        tools = [ToolSpec(name="add", parameters=SAY.parameters, strict=True)]
+        with pytest.raises(InvalidRequestError) as caught:
+            compile_rules(rules, tools, TAGGED)
+        assert caught.value.param == "tools"
+    bad = ReplyRules(response_format=ResponseFormat("json_schema", {"type": "foo"}))
     with pytest.raises(InvalidRequestError) as caught:
-        compile_rules(choose("required"), [strict], TAGGED)
-    assert caught.value.param == "tools"
+        compile_rules(bad, [ADD], TAGGED)
+    assert caught.value.param == "response_format"
     factory = compile_rules(choose("required"), [odd], TAGGED)
     assert verdict(factory, '<call>{"name": "odd", "args": {"a": [1]}}</call>') == "whole"
 

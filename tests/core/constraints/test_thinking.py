@@ -136,7 +136,22 @@ def test_a_spent_budget_ends_the_reasoning(
     # Whatever of the marker stood there already is not written twice.
     assert len(written) <= len(thoughts) + len(markers.end)
     assert written.count(markers.end) == 1
-    assert constraint.is_over == (response_format is None)
+    assert not constraint.is_over
+
+
+@pytest.mark.parametrize("markers", [MARKERS, BRACKETS])
+@pytest.mark.parametrize("prompt", ["", "<assistant>", "<think></think>\n", "[THINK][/THINK]"])
+def test_a_budget_is_for_all_the_reasoning_of_an_answer(
+    markers: ThinkingMarkers, prompt: str
+) -> None:
+    constraint = make(markers, prompt=prompt, budget=4, response_format=None)
+    tell(constraint, f"Well. {markers.begin}ab{markers.end} [TH<th {markers.begin}c")
+    assert len(allowed(constraint)) == VOCAB_SIZE
+    tell(constraint, "d")
+    assert forced_text(constraint.copy()) == markers.end
+    tell(constraint, f"{markers.end} Hello. {markers.begin}")
+    assert forced_text(constraint) == markers.end
+    assert len(allowed(constraint)) == VOCAB_SIZE
 
 
 def test_a_budget_is_all_that_binds_an_answer_without_a_format() -> None:
@@ -145,11 +160,6 @@ def test_a_budget_is_all_that_binds_an_answer_without_a_format() -> None:
     assert not constraint.rules_end
     tell(constraint, "\n<think>")
     assert not constraint.is_over
-    unthinking = make(MARKERS, budget=2, response_format=None)
-    tell(unthinking, "<thin")
-    assert not unthinking.is_over
-    tell(unthinking, "g")
-    assert unthinking.is_over
 
 
 def test_budgets_and_rules_bind_nobody_where_there_is_nothing_to_bind() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from dialect_samples import PAYLOADS, from_grammar, parse, tool
@@ -28,6 +29,79 @@ def lets_through(dialect: str, tools: Sequence[ToolSpec], text: str) -> bool:
 
 def test_grammars_belong_to_dialects() -> None:
     assert set(TOOL_GRAMMARS) <= set(TOOL_PARSER_NAMES)
+
+
+def test_names_are_quoted_in_json() -> None:
+    assert lets_through("mistral_v3", [tool('a"b', [])], from_grammar("mistral_v3")([('a"b', {})]))
+    pieces = TOOL_GRAMMARS["hermes"].call(tool('a"b', []))
+    assert '"a\\"b"' in pieces
+
+
+STRING = {"type": "string"}
+
+
+@pytest.mark.parametrize("dialect", ["qwen3_coder", "kimi_k3", "pythonic"])
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"anyOf": [{"properties": {"s": STRING}}]}, "anyOf"),
+        ({"properties": {"s": STRING}, "minProperties": 1}, "minProperties"),
+        ({"properties": {"s": STRING}, "patternProperties": {"x": STRING}}, "patternProperties"),
+        ({"properties": {"s": STRING}, "dependentRequired": {"s": ["t"]}}, "dependentRequired"),
+        ({"properties": {"s": STRING}, "not": {}}, "not"),
+        ({"properties": {"s": STRING}, "additionalProperties": STRING}, "additionalProperties"),
+        ({"properties": {"s": STRING}, "required": ["s", "t"]}, "'t'"),
+        ({"required": ["s"]}, "required"),
+        ({"$ref": "#/$defs/a"}, r"\$ref"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, r"\$ref"),
+        ({"properties": {"s": {"items": {"$ref": "#"}}}}, r"\$ref"),
+    ],
+)
+def test_what_strict_arguments_cannot_be_held_to_one_by_one_is_refused(
+    dialect: str, schema: dict[str, Any], named: str
+) -> None:
+    call = TOOL_GRAMMARS[dialect].call
+    with pytest.raises(ValueError, match=named):
+        call(ToolSpec(name="f", parameters=schema, strict=True))
+    assert call(ToolSpec(name="f", parameters=schema))
+
+
+def test_strings_without_quotes_that_cannot_be_held_to_their_schema_are_refused() -> None:
+    schema = {"properties": {"s": {**STRING, "not": {"const": "a"}}}}
+    with pytest.raises(ValueError, match="not"):
+        TOOL_GRAMMARS["glm"].call(ToolSpec(name="f", parameters=schema, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("schema", "yes", "no"),
+    [
+        ({"anyOf": [STRING, {"type": "null"}]}, ["null", "Rome", "7", "{"], []),
+        ({"anyOf": [{**STRING, "maxLength": 2}, {"type": "null"}]}, ["null", '"ab"'], ["ab"]),
+        ({"$ref": "#/$defs/s"}, ['"7"'], ["7", "Rome"]),
+        ({"$ref": "#/$defs/e"}, ["Rome"], ["Bath"]),
+        ({**STRING, "pattern": "a.c"}, ["xa.cx"], ["ac", "\na.c"]),
+        ({**STRING, "pattern": "^a$"}, ["a"], ["aa", "ba"]),
+        ({**STRING, "maxLength": 40}, ["</par"], ["</parameter>"]),
+        ({"enum": ["a\nb", 1]}, ["a\nb", "1"], ["2"]),
+    ],
+)
+def test_strict_strings_without_quotes(
+    schema: dict[str, Any], yes: list[str], no: list[str]
+) -> None:
+    parameters = {"properties": {"s": schema}, "required": ["s"]} | {
+        "$defs": {"s": STRING, "e": {**STRING, "const": "Rome"}}
+    }
+    look = ToolSpec(name="look", parameters=parameters, strict=True)
+    verdicts = {
+        value: lets_through(
+            "qwen3_coder",
+            [look],
+            "<tool_call>\n<function=look>\n<parameter=s>\n"
+            f"{value}\n</parameter>\n</function>\n</tool_call>",
+        )
+        for value in (*yes, *no)
+    }
+    assert verdicts == dict.fromkeys(yes, True) | dict.fromkeys(no, False)
 
 
 @pytest.mark.parametrize("dialect", TOOL_GRAMMARS)
@@ -58,6 +132,12 @@ class TestEveryGrammar:
         assert lets_through(dialect, [search], text)
         assert not lets_through(dialect, [search], text.replace("a+", "aa"))
         assert parse([text], dialect).whole_calls == [("search", {"s": "a+"})]
+
+    @pytest.mark.parametrize("name", ["x%ay", "%i%n", "%k-%t"])
+    def test_names_are_no_places(self, dialect: str, name: str) -> None:
+        text = from_grammar(dialect)([(name, {"n": 7})])
+        assert name in text
+        assert lets_through(dialect, [tool(name, ["n"])], text)
 
     def test_calls_begin_with_what_is_looked_for_in_free_text(self, dialect: str) -> None:
         grammar = TOOL_GRAMMARS[dialect]
