@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from pippin.core.engine.client import ModelCard
 from pippin.core.errors import InvalidRequestError, UnsupportedFeatureError
@@ -22,9 +22,11 @@ from ..schemas.openai_chat import (
     RefusalPartWire,
     TextPartWire,
     ToolCallWire,
+    ToolChoiceWire,
     ToolMessage,
 )
 from .sampling import check_stream_options, to_sampling_params
+from .tool_names import check_tool_names
 
 # In the order of `StructuredOutputsWire`'s fields.
 _FORMAT_KINDS: tuple[FormatKind, ...] = (
@@ -79,16 +81,13 @@ def to_rules(wire: ChatCompletionRequest) -> ReplyRules:
 
 def _offered_tools(wire: ChatCompletionRequest) -> tuple[ToolSpec, ...]:
     """Those that the model is told of: none if it may call none."""
-    tools = {tool.function.name: tool.function for tool in wire.tools or ()}
-    if len(tools) < len(wire.tools or ()):
-        raise InvalidRequestError("Two tools have the same name.", param="tools")
-    if wire.tool_choice == "none":
+    tools, choice = [tool.function for tool in wire.tools or ()], wire.tool_choice
+    chosen = _chosen_names(choice)
+    check_tool_names([tool.name for tool in tools], chosen)
+    if choice == "none":
         return ()
-    if isinstance(wire.tool_choice, AllowedToolsChoiceWire):
-        allowed = {tool.function.name for tool in wire.tool_choice.allowed_tools.tools}
-        for name in allowed:
-            _check_known(name, tools)
-        tools = {name: tool for name, tool in tools.items() if name in allowed}
+    if isinstance(choice, AllowedToolsChoiceWire):
+        tools = [tool for tool in tools if tool.name in chosen]
     return tuple(
         ToolSpec(
             name=tool.name,
@@ -96,29 +95,28 @@ def _offered_tools(wire: ChatCompletionRequest) -> tuple[ToolSpec, ...]:
             parameters=tool.parameters or {"type": "object", "properties": {}},
             strict=bool(tool.strict),
         )
-        for tool in tools.values()
+        for tool in tools
     )
+
+
+def _chosen_names(choice: ToolChoiceWire | None) -> list[str]:
+    if isinstance(choice, NamedToolWire):
+        return [choice.function.name]
+    if isinstance(choice, AllowedToolsChoiceWire):
+        return [tool.function.name for tool in choice.allowed_tools.tools]
+    return []
 
 
 def _to_tool_choice(wire: ChatCompletionRequest) -> ToolChoice:
     choice = wire.tool_choice
-    tools = {tool.function.name for tool in wire.tools or ()}
     if isinstance(choice, NamedToolWire):
-        _check_known(choice.function.name, tools)
         return ToolChoice("named", choice.function.name)
     mode = choice.allowed_tools.mode if isinstance(choice, AllowedToolsChoiceWire) else choice
-    if mode == "required" and not tools:
+    if mode == "required" and not wire.tools:
         raise InvalidRequestError(
             "'tool_choice' is 'required', but there are no tools.", param="tool_choice"
         )
-    return ToolChoice(mode or "auto") if tools else ToolChoice("none")
-
-
-def _check_known(name: str, tools: Container[str]) -> None:
-    if name not in tools:
-        raise InvalidRequestError(
-            f"'tool_choice' names '{name}', which is not among the tools.", param="tool_choice"
-        )
+    return ToolChoice(mode or "auto") if wire.tools else ToolChoice("none")
 
 
 def _to_response_format(wire: ChatCompletionRequest) -> ResponseFormat | None:

@@ -34,6 +34,7 @@ from ..schemas.openai_responses import (
     StoredItem,
 )
 from .sampling import check_stream_options, to_sampling_params
+from .tool_names import check_tool_names
 
 _OPAQUE_MARK = "pippin:"
 _ID_PREFIXES = {
@@ -128,16 +129,10 @@ def offered_tools(wire: ResponsesRequest) -> list[FunctionToolWire]:
         InvalidRequestError: Two have the same name, or one is chosen that is not there.
     """
     tools = {tool.name: tool for tool in wire.tools or ()}
-    if len(tools) < len(wire.tools or ()):
-        raise InvalidRequestError("Two tools have the same name.", param="tools")
     choice = wire.tool_choice
     named = choice.tools if isinstance(choice, AllowedTools) else ()
-    for tool in (choice,) if isinstance(choice, NamedFunction) else named:
-        if tool.name not in tools:
-            raise InvalidRequestError(
-                f"'tool_choice' names '{tool.name}', which is not among the tools.",
-                param="tool_choice",
-            )
+    chosen = (choice,) if isinstance(choice, NamedFunction) else named
+    check_tool_names([tool.name for tool in wire.tools or ()], [tool.name for tool in chosen])
     if choice == "none":
         return []
     return [tools[tool.name] for tool in named] if named else list(tools.values())

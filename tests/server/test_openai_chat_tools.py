@@ -254,4 +254,9 @@ def test_what_clients_send_back_of_our_own_answers_is_taken(make_client: MakeCli
     }
     result = {"role": "tool", "tool_call_id": "1", "content": "y"}
 
-    ask(make_client, FakeEngine(), messages=[message, result])
+    engine = FakeEngine()
+    ask(make_client, engine, messages=[message, result])
+
+    prompt = engine.submissions[-1].prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert [call.name for call in prompt.messages[0].tool_calls] == ["look"]
