@@ -51,6 +51,17 @@ def test_a_fast_machine_may_run_long_chunks() -> None:
     assert learned(0.2, 1e-6).chunk_limit(16, 1) == 8192
 
 
+def test_where_any_chunk_takes_long_more_tokens_ride_along() -> None:
+    costs = StepCosts()
+    for _ in range(20):
+        costs.observe(16, 0, 0.012)
+        for size in (32, 512):
+            costs.observe(16, size, 0.036 + size * 1e-6)
+        costs.observe(16, 1024, 0.060)
+
+    assert costs.chunk_limit(16, 1) == 512
+
+
 def test_one_step_that_was_held_up_is_not_believed() -> None:
     costs = learned(0.01, 1e-4)
     before = costs.chunk_limit(16, 1)
