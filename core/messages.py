@@ -25,12 +25,13 @@ class ToolCall:
     """A call that an assistant message of the history made.
 
     Attributes:
-        arguments: Decoded JSON object, the form chat templates iterate over.
+        arguments: Decoded JSON object, the form chat templates iterate over; the text as it was
+            written if it is none, as of a call that the token limit cut off.
     """
 
     call_id: str
     name: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any] | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

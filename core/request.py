@@ -74,11 +74,13 @@ class PositionLogprobs:
             after penalties, bias and constraints, before temperature and truncation.
         top: The likeliest candidates, best first; as many as were asked for.
         text_offset: Characters of the answer (or prompt) before this token.
+        text_end: Those before what follows it. A character that tokens share is the last one's.
     """
 
     chosen: TokenLogprob
     top: tuple[TokenLogprob, ...]
     text_offset: int
+    text_end: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,8 @@ class RequestOutput:
         index: Which of the request's ``num_sequences`` answers.
         text: New text, safe to show: no stop string can still begin in it.
         token_ids: New tokens, stop tokens included.
+        text_offsets: Of each of them: the answer's whole characters that the tokens before it made.
+            Their text may come out later.
         logprobs: One entry for each token whose text is released with ``text``, if asked for.
         num_output_tokens: Tokens drawn for this answer so far.
         num_cached_tokens: Prompt tokens that were not computed but found in the prefix index.
@@ -104,6 +108,7 @@ class RequestOutput:
     token_ids: tuple[int, ...]
     num_output_tokens: int
     num_cached_tokens: int
+    text_offsets: tuple[int, ...] = ()
     logprobs: tuple[PositionLogprobs, ...] = field(default=())
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None

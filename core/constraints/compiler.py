@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 from llguidance import LLMatcher, LLParserLimits
@@ -24,13 +24,13 @@ from .tool_grammar import ToolGrammar
 from .vocabulary import Vocabulary
 
 # A hostile grammar is to cost its caller: 20 ms of compiling, 10 ms and 2,000 steps of the parser a
-# token, some 50 MB of lexer states.
+# token, some 200 MB of lexer states.
 _LIMITS = LLParserLimits(
     max_items_in_row=2_000,
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=100_000,
     step_max_items=50_000,
-    max_lexer_states=50_000,
+    max_lexer_states=250_000,
     max_grammar_size=200_000,
     verbose_errors=False,
 )
@@ -93,10 +93,12 @@ class ConstraintCompiler:
                 markers = None  # and the grammar lets no other reasoning through
         elif markers is None or budget is None:
             return None  # a model that does not reason keeps to any budget
-        vocabulary, is_open = (
-            self._vocabulary,
-            markers is not None and markers.is_open(prompt or ""),
-        )
+        vocabulary = self._vocabulary
+        is_open = markers is not None and markers.is_open(prompt or "")
+        make_reader = None
+        if markers is not None and markers.make_reader is not None and matcher is None:
+            called = () if rules.tool_choice.mode == "none" else tools
+            make_reader = partial(markers.make_reader, called, is_open)
 
         def make() -> Constraint:
             thinking = None
@@ -105,7 +107,7 @@ class ConstraintCompiler:
                     markers,
                     vocabulary.encode,
                     is_open=is_open,
-                    recurs=matcher is None,
+                    make_reader=make_reader,
                     budget=budget,
                 )
             return ReplyConstraint(vocabulary, thinking, matcher and matcher.copy())
@@ -127,7 +129,9 @@ class ConstraintCompiler:
         try:
             grammar = writer.write(rules, tools, self._calls)
             with self._lock:
-                if (known := self._compiled.get(grammar)) is not None:
+                known = self._compiled.get(grammar)
+                # All answers share the lexer's states: if one used them up, there is a new start.
+                if known is not None and not known.is_exhausted:
                     self._compiled.move_to_end(grammar)
                     return known
             matcher = _with_deep_stack(lambda: self._compile(grammar))

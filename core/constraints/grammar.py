@@ -16,7 +16,19 @@ from llguidance.gbnf_to_lark import any_to_lark
 from ..errors import InvalidRequestError, UnsupportedFeatureError
 from ..messages import ToolSpec
 from ..reply_rules import ReplyRules, ResponseFormat
-from .tool_grammar import Json, Maybe, Pattern, Piece, TextUntil, ToolGrammar
+from .structural_tag import Parts, StructuralTag
+from .text_lengths import TextLengths
+from .tool_grammar import (
+    Either,
+    Items,
+    Json,
+    Maybe,
+    Members,
+    Pattern,
+    Piece,
+    TextUntil,
+    ToolGrammar,
+)
 
 # Between JSON's tokens: what people and models write, but no endless run of blanks, which a small
 # model falls into where the grammar holds it back from what it wanted to write.
@@ -49,6 +61,7 @@ class GrammarWriter:
         self._content_begin = content_begin
         longest_first = sorted(marker_ids, key=len, reverse=True)
         self._markers = re.compile("(" + "|".join(map(re.escape, longest_first or ["(?!)"])) + ")")
+        self._lengths = TextLengths()
         self._rules: list[str] = []
         self._grammars: list[dict[str, str]] = []
 
@@ -87,8 +100,7 @@ class GrammarWriter:
             case "choice" if isinstance(value, Sequence) and value and not isinstance(value, str):
                 return _any_of(self._quote(_text(item)) for item in value)
             case "grammar" if isinstance(value, str):
-                self._grammars.append({"name": "content", "lark_grammar": _to_lark(value)})
-                return "@content"
+                return self._grammar(value)
             case "structural_tag":
                 tag = json.loads(value) if isinstance(value, str) else value
                 if isinstance(tag, Mapping):
@@ -113,12 +125,16 @@ class GrammarWriter:
         many = rules.parallel_tool_calls
         if self._content_begin and content is None:
             content = self._said(_ANY_TEXT)
+            if calls.plain:
+                content = self._said_between(tools, calls, many=many)
         if content is not None:
             return f"{content} | {self._group(tools, calls, many=many)}"
         if calls.trigger:
             rest = self._group(tools, calls, many=many, without=calls.trigger)
-            group = self._rule(f"{self._free_until(calls.trigger)} {rest}")
-            text = self._rule(_ANY_TEXT)
+            text, ended = self._rule(_ANY_TEXT), ""
+            if calls.text_end in self._marker_ids and (end := self._literal(calls.text_end)):
+                ended, text = f"({text} {end})?", f"{text} ({end})?"
+            group = self._rule(f"{ended} {self._free_until(calls.trigger)} {rest}")
             return f"{group}* {text}" if many else f"{group} | {text}"
         first = {(calls.begin or _head(calls.call(tool)))[:1] for tool in tools}
         other = f"/[^{re.escape(''.join(sorted(first)))}](?s:.*)/"
@@ -135,11 +151,23 @@ class GrammarWriter:
         parts.append(self._literal(calls.end))
         return self._rule(" ".join(part for part in parts if part))
 
+    def _said_between(self, tools: Sequence[ToolSpec], calls: ToolGrammar, *, many: bool) -> str:
+        """Text that calls may follow, where both begin with a recipient."""
+        text = self._literal(self._content_begin)
+        call = self._one_of(tools, calls, "")
+        more = f"({self._literal(calls.between)} {call})*" if many else ""
+        called = f"{text} {self._free_until(calls.between)} {call} {more}"
+        return f"{self._rule(called)} | {text} {self._rule(_ANY_TEXT)}"
+
     def _one_of(self, tools: Sequence[ToolSpec], calls: ToolGrammar, without: str) -> str:
         return self._rule(_any_of([self._call(tool, calls, without) for tool in tools]))
 
     def _call(self, tool: ToolSpec, calls: ToolGrammar, without: str) -> str:
-        schema = {"type": "object", **tool.parameters}
+        schema: Mapping[str, Any] = {"type": "object", **tool.parameters}
+        if tool.strict:
+            self._lengths.check(schema, f" of the tool {tool.name!r}")
+        else:
+            schema = self._lengths.fit(schema)
         if not tool.strict and not self._accepts_schema(_guided(schema, lenient=True)):
             schema = {"type": "object"}
         pieces = list(calls.call(ToolSpec(name=tool.name, parameters=schema, strict=tool.strict)))
@@ -163,9 +191,46 @@ class GrammarWriter:
                 return self._regex(regex)
             case Maybe(pieces):
                 return f"({self._pieces(pieces, lenient=lenient)})?"
+            case Either(options):
+                return self._rule(_any_of(self._pieces(each, lenient=lenient) for each in options))
+            case Members(rows, between):
+                return self._members(rows, self._literal(between), lenient=lenient)
+            case Items(pieces):
+                return self._items(self._rule(self._pieces(pieces, lenient=lenient)), piece)
+
+    def _members(
+        self, rows: Sequence[tuple[Sequence[Piece], bool]], between: str, *, lenient: bool
+    ) -> str:
+        """Two rules a row: for the rest from there, behind another row and as the first of all."""
+        behind = first = '""'
+        for pieces, is_required in reversed(rows):
+            row = self._rule(self._pieces(pieces, lenient=lenient))
+            ways = [f"{between} {row} {behind}", f"{row} {behind}"]
+            if not is_required:
+                ways = [f"{way} | {rest}" for way, rest in zip(ways, (behind, first), strict=True)]
+            behind, first = map(self._rule, ways)
+        return first
+
+    def _items(self, item: str, items: Items) -> str:
+        if items.most == 0:
+            return '""'
+        more, most = "", "" if items.most is None else items.most - 1
+        if most != 0:
+            more = f"({self._literal(items.between)} {item}){{{max(items.least - 1, 0)},{most}}}"
+        return f"({item} {more})" + ("" if items.least else "?")
 
     def _structural_tag(self, tag: Mapping[str, Any]) -> str:
-        """Free text in which triggers begin structures: ``{"structures", "triggers"}``."""
+        """All of an answer, as ``{"format"}`` or as text with ``{"structures", "triggers"}``."""
+        if "format" in tag:
+            parts = Parts(
+                literal=self._literal,
+                json=self._json,
+                regex=self._regex,
+                grammar=self._grammar,
+                text=self._free_text,
+                rule=self._rule,
+            )
+            return StructuralTag(parts).write(tag["format"])
         options = []
         for structure in tag["structures"]:
             begin, end = _text(structure["begin"]), _text(structure.get("end", ""))
@@ -178,6 +243,21 @@ class GrammarWriter:
         if not options:
             raise ValueError("there are no structures")
         return f"({_any_of(options)})* {self._rule(_ANY_TEXT)}"
+
+    def _free_text(self, end: str, excludes: Sequence[str], length: int | None) -> str:
+        """Any text of any length, without some texts; up to and with the first ``end``, if any."""
+        parts = [_slashed(_without(text)) for text in excludes if not self._markers.search(text)]
+        if length is not None:
+            self._lengths.check({"maxLength": length}, " (max_chars)")
+            parts.append(f"/(?s:.{{0,{length}}})/")
+        if not parts:
+            return self._free_until(end) if end else self._rule(_ANY_TEXT)
+        body = f"B{len(self._rules)}"
+        self._rules.append(f"{body}: {' & '.join(parts)}")
+        found = self._markers.search(end)
+        if end and found is None:
+            return self._rule(body, f"[suffix={self._quote(end)}]")
+        return f"{body} {self._literal(end[found.start() :]) if found else ''}"
 
     def _free_until(self, end: str) -> str:
         """Any text up to and with the first ``end``."""
@@ -210,9 +290,17 @@ class GrammarWriter:
         return " ".join(parts)
 
     def _json(self, schema: Mapping[str, Any], *, lenient: bool = False) -> str:
+        if not lenient:
+            self._lengths.check(schema)
         return self._rule(f"%json {_guided(schema, lenient=lenient)}")
 
+    def _grammar(self, grammar: str) -> str:
+        name = f"g{len(self._grammars)}"
+        self._grammars.append({"name": name, "lark_grammar": _to_lark(grammar)})
+        return f"@{name}"
+
     def _regex(self, regex: str) -> str:
+        self._lengths.check({"pattern": regex})
         return self._rule(_slashed(regex))
 
     def _quote(self, text: str) -> str:

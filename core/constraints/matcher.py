@@ -36,6 +36,13 @@ class GrammarMatcher:
             self._check()
             raise ConstraintError("a token does not fit the grammar")
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether it has spent its limits before a token has come."""
+        twin = self._matcher.deep_copy()
+        twin.compute_bitmask()
+        return bool(twin.is_error())
+
     def allows(self, token_id: int) -> bool:
         """Whether a token may come next."""
         return self._matcher.validate_tokens([token_id]) == 1

@@ -1,14 +1,30 @@
 """Where an answer's reasoning begins and ends, and how it is brought to an end.
 
-Markers are told by their text: one may be a token, a few plain ones, or part of one. Of grammars
-nothing is known here.
+Markers are told by their text: one may be a token, a few plain ones, or part of one. Where
+reasoning may begin anywhere, the reader of answers says where it does: a marker in a call's
+arguments is text. Of grammars nothing is known here.
 """
 
 from __future__ import annotations
 
+import codecs
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..messages import ToolSpec
+
+
+class ReasoningReader(Protocol):
+    """Follows an answer's text; the part of an `OutputParser` that is needed here."""
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether what comes next is reasoning."""
+
+    def feed(self, text: str) -> object:
+        """Take the answer's next text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +34,14 @@ class ThinkingMarkers:
     Attributes:
         begin: What the model, or the chat template for it, writes first.
         end: What it writes last: behind it stands what it says.
+        make_reader: Given the tools that may be called and whether the answer starts as reasoning.
     """
 
     begin: str
     end: str
+    make_reader: Callable[[Sequence[ToolSpec], bool], ReasoningReader] | None = field(
+        default=None, compare=False
+    )
 
     def is_open(self, prompt: str) -> bool:
         """Whether a prompt ends inside of reasoning."""
@@ -39,12 +59,13 @@ class Thinking:
     Args:
         encode: Token ids that spell a text.
         is_open: Whether the prompt has begun it.
-        recurs: Whether it may begin anywhere, and more than once.
+        make_reader: Of the answer, if reasoning may begin anywhere, and more than once.
         budget: Most tokens of all of it, end markers not counted; ``None`` for any number.
 
     Attributes:
         is_open: Whether the answer is inside.
-        is_over: Whether it has ended, or did not begin where it had to; never if it `recurs`.
+        is_over: Whether it has ended, or did not begin where it had to; never if
+            there is a reader.
         rest: What the token that ended it holds beside the marker: what is said already.
     """
 
@@ -54,12 +75,12 @@ class Thinking:
         encode: Callable[[str], list[int]],
         *,
         is_open: bool,
-        recurs: bool = False,
+        make_reader: Callable[[], ReasoningReader] | None = None,
         budget: int | None = None,
     ) -> None:
         self._markers = markers
         self._encode = encode
-        self._recurs = recurs
+        self._reader = None if make_reader is None else _Replay(make_reader)
         self._budget = budget
         self._num_tokens = 0
         self._text = b""
@@ -90,6 +111,9 @@ class Thinking:
 
     def accept(self, token: bytes) -> None:
         """Take the bytes of the answer's next token."""
+        if self._reader is not None:
+            self._read(token, self._reader)
+            return
         self._text += token
         if not self.is_open:
             self._look_for_begin()
@@ -102,7 +126,7 @@ class Thinking:
             return
         self._num_tokens -= len(self._encode(self._markers.end))
         self._text, self.rest = rest, rest
-        self.is_open, self.is_over = False, not self._recurs
+        self.is_open, self.is_over = False, True
 
     def skip(self) -> None:
         """There is no reasoning in this answer."""
@@ -110,14 +134,25 @@ class Thinking:
 
     def copy(self) -> Thinking:
         """One that goes its own way from here."""
-        return copy.copy(self)
+        twin = copy.copy(self)
+        twin._reader = self._reader and self._reader.copy()
+        return twin
+
+    def _read(self, token: bytes, reader: _Replay) -> None:
+        # An end that was forced is written whole, even if readers know it by its beginning.
+        was_open, is_forced = self.is_open, self.forced is not None
+        end = self._markers.end.encode()
+        self._text += token
+        reader.feed(token)
+        has_ended = end in self._text
+        self._num_tokens += was_open
+        self.is_open = reader.is_reasoning or (is_forced and not has_ended)
+        if was_open and not self.is_open and has_ended:
+            self._num_tokens -= len(self._encode(self._markers.end))
+        self._text = self._text[-len(end) :] if self.is_open == was_open else b""
 
     def _look_for_begin(self) -> None:
         begin = self._markers.begin.encode()
-        if self._recurs:
-            before, found, rest = self._text.partition(begin)
-            self.is_open, self._text = bool(found), rest if found else before[-len(begin) :]
-            return
         written = self._text.lstrip()
         if written.startswith(begin):
             self.is_open, self._text = True, b""
@@ -126,3 +161,31 @@ class Thinking:
 
     def _next_of(self, marker: bytes) -> int:
         return self._encode(marker.decode("utf-8", "ignore"))[0]
+
+
+class _Replay:
+    """A reader that can be copied: the copy reads all of the answer again once it goes on."""
+
+    def __init__(self, make: Callable[[], ReasoningReader]) -> None:
+        self._make = make
+        self._reader: ReasoningReader | None = None
+        self._text = ""
+        self._rest = b""  # of a character
+        self.is_reasoning = False
+
+    def feed(self, token: bytes) -> None:
+        """Take the bytes of a token."""
+        text, length = codecs.utf_8_decode(self._rest + token, "replace", False)
+        self._rest = (self._rest + token)[length:]
+        if self._reader is None:
+            self._reader = self._make()
+            self._reader.feed(self._text)
+        self._text += text
+        self._reader.feed(text)
+        self.is_reasoning = self._reader.is_reasoning
+
+    def copy(self) -> _Replay:
+        """One that goes its own way from here."""
+        twin = copy.copy(self)
+        twin._reader = None
+        return twin

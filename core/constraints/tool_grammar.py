@@ -46,7 +46,32 @@ class Maybe:
     pieces: Sequence[Piece]
 
 
-Piece: TypeAlias = str | Json | TextUntil | Pattern | Maybe
+@dataclass(frozen=True, slots=True)
+class Either:
+    """One of several rows of pieces."""
+
+    options: Sequence[Sequence[Piece]]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Rows of pieces in their order, and whether each must be there; a text between any two."""
+
+    rows: Sequence[tuple[Sequence[Piece], bool]]
+    between: str
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Pieces `least` to `most` times (``None``: any number of times), with a text between."""
+
+    pieces: Sequence[Piece]
+    between: str
+    least: int = 0
+    most: int | None = None
+
+
+Piece: TypeAlias = str | Json | TextUntil | Pattern | Maybe | Either | Members | Items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +85,8 @@ class ToolGrammar:
         trigger: Begins calls wherever it stands in free text, and begins nothing else: a prefix of
             ``begin``, or of every call where that is empty. Empty where only an answer's very start
             can be a call.
+        plain: Stands in the place of a call, once and first, before text; `between` follows that.
+        text_end: A token that may end text, be it before a call or at the answer's end.
     """
 
     call: Callable[[ToolSpec], Sequence[Piece]]
@@ -67,3 +94,5 @@ class ToolGrammar:
     begin: str = ""
     between: str = ""
     end: str = ""
+    plain: str = ""
+    text_end: str = ""

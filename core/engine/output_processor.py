@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence, Set
 
-from ..parsing.output_parser import OutputParser, PlainParser
+from ..parsing.output_parser import OutputParser, Piece, PlainParser
 from ..parsing.reply_parser import ReplyParser
 from ..request import FinishReason, PositionLogprobs, RawLogprobs, RequestOutput, TokenLogprob
 from ..sampling_params import SamplingParams
@@ -49,6 +49,7 @@ class OutputProcessor:
             None if params.num_logprobs is None else _LogprobsQueue(tokenizer, shown_ids)
         )
         self._num_output_tokens = 0
+        self._num_characters = 0
         self._is_finished = False
 
     @property
@@ -82,11 +83,14 @@ class OutputProcessor:
         # What a stop token spells is no part of the answer.
         num_shown = len(token_ids) if ended_by is None else len(token_ids) - 1
         deltas: list[str] = []
+        text_offsets: list[int] = []
         matched: str | None = None
         num_taken = 0
         while num_taken < num_shown and matched is None:
             token_id = token_ids[num_taken]
             text = self._detokenizer.feed(token_id)
+            text_offsets.append(self._num_characters)
+            self._num_characters += len(text)
             if self._logprobs is not None and logprobs is not None:
                 self._logprobs.add(logprobs[num_taken], text)
             num_taken += 1
@@ -103,6 +107,7 @@ class OutputProcessor:
         elif ended_by is not None:
             num_taken += 1
             self._num_output_tokens += 1
+            text_offsets.append(self._num_characters)
             stop_reason = self._stop_reason(ended_by)
         self._is_finished = finish_reason is not None
         delta = "".join(deltas)
@@ -111,6 +116,7 @@ class OutputProcessor:
             index=self._index,
             text=delta,
             token_ids=tuple(token_ids[:num_taken]),
+            text_offsets=tuple(text_offsets),
             num_output_tokens=self._num_output_tokens,
             num_cached_tokens=num_cached_tokens,
             logprobs=self._release_logprobs(len(delta), matched, finish_reason),
@@ -120,15 +126,15 @@ class OutputProcessor:
 
     def _scan(self, scanner: StopStringScanner, text: str, deltas: list[str]) -> str | None:
         if self._parser is None:
-            return self._scan_pieces(scanner, [(text, True)], deltas)
+            return self._scan_pieces(scanner, [Piece(text, is_content=True)], deltas)
         self._parser.feed(text)
         return self._scan_pieces(scanner, self._parser.pieces, deltas)
 
     def _scan_pieces(
-        self, scanner: StopStringScanner, pieces: Sequence[tuple[str, bool]], deltas: list[str]
+        self, scanner: StopStringScanner, pieces: Sequence[Piece], deltas: list[str]
     ) -> str | None:
         armed = self._num_output_tokens > self._params.min_tokens
-        for text, is_content in pieces:
+        for text, is_content, _ in pieces:
             if not is_content:
                 deltas += (scanner.close(), text)
                 continue
@@ -141,6 +147,7 @@ class OutputProcessor:
     def _close(self, deltas: list[str]) -> str | None:
         """Release what is held, unless it completes a stop string."""
         text = self._detokenizer.close()
+        self._num_characters += len(text)
         if self._logprobs is not None:
             self._logprobs.close(text)
         if self._scanner is None:
@@ -217,21 +224,21 @@ class _LogprobsQueue:
             if max(span.stop, span.start + 1) > self._num_released:
                 break
             self._placed.popleft()
-            entries.append(_to_position(self._tokenizer, raw, span.start))
+            entries.append(_to_position(self._tokenizer, raw, span))
         return tuple(entries)
 
     def release_before_cut(self, num_characters: int) -> tuple[PositionLogprobs, ...]:
         """Entries of tokens that begin in the answer, which ends after `num_characters` more."""
         self._num_released += num_characters
         return tuple(
-            _to_position(self._tokenizer, raw, span.start)
+            _to_position(self._tokenizer, raw, span)
             for span, raw in self._placed
             if span.start < self._num_released
         )
 
     def release_all(self) -> tuple[PositionLogprobs, ...]:
         """All entries: the answer has ended behind them."""
-        return tuple(_to_position(self._tokenizer, raw, span.start) for span, raw in self._placed)
+        return tuple(_to_position(self._tokenizer, raw, span) for span, raw in self._placed)
 
     def _place(self, spans: Sequence[TokenSpan]) -> None:
         for span in spans:
@@ -252,16 +259,17 @@ def prompt_logprobs(
         spans.extend(tracker.add(token_id, detokenizer.feed(token_id)))
     spans.extend(tracker.close(detokenizer.close()))
     return [
-        None if entry is None else _to_position(tokenizer, entry, span.start)
+        None if entry is None else _to_position(tokenizer, entry, span)
         for entry, span in zip(raw, spans, strict=True)
     ]
 
 
-def _to_position(tokenizer: Tokenizer, raw: RawLogprobs, text_offset: int) -> PositionLogprobs:
+def _to_position(tokenizer: Tokenizer, raw: RawLogprobs, span: TokenSpan) -> PositionLogprobs:
     return PositionLogprobs(
         chosen=_to_candidate(tokenizer, raw.token_id, raw.logprob),
         top=tuple(_to_candidate(tokenizer, token_id, logprob) for token_id, logprob in raw.top),
-        text_offset=text_offset,
+        text_offset=span.start,
+        text_end=span.stop,
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, fields, is_dataclass
 
 from ..constraints.thinking import ThinkingMarkers
 from ..constraints.tool_grammar import ToolGrammar
 from ..errors import ConfigError
-from ..messages import ChatPrompt, Prompt
+from ..messages import ChatPrompt, Prompt, ToolSpec
 from ..parsing.detect import (
     HARMONY,
     REASONING_PARSER_NAMES,
@@ -68,13 +68,13 @@ class ReplyDialect:
     def thinking(self) -> ThinkingMarkers | None:
         """The markers around reasoning."""
         found = self._reasoning
-        return ThinkingMarkers(found.opens[0], found.end) if found else None
+        return ThinkingMarkers(found.opens[0], found.end, self._make_parser) if found else None
 
     @property
     def content_begin(self) -> str:
         """What must stand before content that a grammar describes."""
-        found = self._reasoning
-        return found.content_begin if found else ""
+        begin = self._reasoning.content_begin if self._reasoning else ""
+        return begin or (self.calls.plain if self.calls else "")
 
     @property
     def calls(self) -> ToolGrammar | None:
@@ -91,11 +91,9 @@ class ReplyDialect:
         """
         if rules is None or not isinstance(prompt, ChatPrompt):
             return PlainParser
-        tools = self.tools if prompt.tools and rules.tool_choice.mode != "none" else None
-        if self.tools == HARMONY:
-            tools = HARMONY  # its headers are to be read, whatever is called
+        called = prompt.tools if rules.tool_choice.mode != "none" else ()
         is_open = self.starts_in_reasoning(prompt, prompt_text)
-        return lambda: make_parser(tools, self.reasoning, prompt.tools, starts_in_reasoning=is_open)
+        return lambda: self._make_parser(called, is_open)
 
     def starts_in_reasoning(self, prompt: ChatPrompt, prompt_text: str) -> bool:
         """Whether answers to a prompt start as reasoning.
@@ -124,6 +122,12 @@ class ReplyDialect:
             for token_id, name in names.items()
             if name and any(name in marker for marker in markers)
         )
+
+    def _make_parser(self, tools: Sequence[ToolSpec], is_open: bool) -> OutputParser:
+        dialect = self.tools if tools else None
+        if self.tools == HARMONY or self.content_begin:
+            dialect = self.tools  # its headers are to be read, whatever is called
+        return make_parser(dialect, self.reasoning, tools, starts_in_reasoning=is_open)
 
     @property
     def _reasoning(self) -> ReasoningDialect | None:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from ..constraints.tool_grammar import Json, Piece, TextUntil
 from ..messages import ToolSpec
-from .argument_types import is_text, json_types, to_json
-
-_LONGEST_CHAIN = 32
-"""Most references that are followed to get to one schema."""
+from .argument_types import is_text, json_types, resolve, to_json
 
 _ALTERNATIVES = ("$ref", "anyOf", "oneOf", "allOf", "not", "if")
 _OF_WHOLES = ("enum", "minProperties", "maxProperties", "patternProperties", "propertyNames")
@@ -39,28 +36,19 @@ def object_schema(tool: ToolSpec) -> Mapping[str, Any]:
         raise ValueError(f"'required' names {min(missing)!r}, which is not among the 'properties'")
     if schema.get("additionalProperties") not in (None, True, False):
         raise ValueError("'additionalProperties' that is a schema cannot be enforced")
-    if _OTHER_REFERENCE.search(json.dumps(tool.parameters)):
+    if refers_elsewhere(tool.parameters):
         raise ValueError("'$ref' can only be followed into '$defs' and 'definitions'")
     return schema
 
 
-def resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema without ``const``, and without ``$ref`` where that leads to another.
+def refers_elsewhere(root: Mapping[str, Any]) -> bool:
+    """Whether a schema refers to more than definitions, which alone go along with its parts."""
+    return _OTHER_REFERENCE.search(json.dumps(root)) is not None
 
-    Args:
-        root: The schema that references are looked up in.
-    """
-    for _ in range(_LONGEST_CHAIN):
-        target: Any = root if "$ref" in schema else None
-        for key in str(schema.get("$ref")).split("/")[1:]:
-            known = isinstance(target, Mapping)
-            target = target.get(key.replace("~1", "/").replace("~0", "~")) if known else None
-        if not isinstance(target, Mapping) or target is root:
-            break
-        schema = {**target, **{key: schema[key] for key in schema if key != "$ref"}}
-    if "const" not in schema:
-        return schema
-    return {**{key: schema[key] for key in schema if key != "const"}, "enum": [schema["const"]]}
+
+def has_only(schema: Mapping[str, Any], keywords: Set[str], *, strict: bool = True) -> bool:
+    """Whether a schema asks for nothing beside its type and these; if not strict, that is so."""
+    return not strict or not set(schema) - _NOTES - keywords
 
 
 def json_piece(argument: object, root: Mapping[str, Any]) -> Json:

@@ -9,15 +9,43 @@ from typing import Any
 
 from .values import escape
 
+_LONGEST_CHAIN = 32
+"""Most references that are followed to get to one schema."""
 _MAX_LITERAL = 100_000
 """Longest text that is tried as a Python literal, in characters."""
 
 
-def property_schema(schema: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
-    """The schema of one argument, if there is one."""
-    properties = (schema or {}).get("properties")
+def resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A schema without ``const``, and without ``$ref`` where that leads to another.
+
+    Args:
+        root: The schema that references are looked up in.
+    """
+    for _ in range(_LONGEST_CHAIN):
+        target: Any = root if "$ref" in schema else None
+        for key in str(schema.get("$ref")).split("/")[1:]:
+            known = isinstance(target, Mapping)
+            target = target.get(key.replace("~1", "/").replace("~0", "~")) if known else None
+        if not isinstance(target, Mapping) or target is root:
+            break
+        schema = {**target, **{key: schema[key] for key in schema if key != "$ref"}}
+    if "const" not in schema:
+        return schema
+    return {**{key: schema[key] for key in schema if key != "const"}, "enum": [schema["const"]]}
+
+
+def property_schema(
+    schema: Mapping[str, Any] | None, name: str, root: Mapping[str, Any] | None = None
+) -> Mapping[str, Any] | None:
+    """The schema of one member, resolved, if there is one.
+
+    Args:
+        root: See `resolve`; by default the schema itself.
+    """
+    root = root or schema or {}
+    properties = resolve(schema or {}, root).get("properties")
     found = properties.get(name) if isinstance(properties, Mapping) else None
-    return found if isinstance(found, Mapping) else None
+    return resolve(found, root) if isinstance(found, Mapping) else None
 
 
 def json_types(schema: Mapping[str, Any]) -> set[str]:

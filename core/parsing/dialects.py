@@ -147,7 +147,7 @@ TOOL_DIALECTS: dict[str, ToolDialect] = {
     "gemma4": ToolDialect(
         read=GemmaCalls(gemma_syntax('<|"|>')), opens=("<|tool_call>",), closes=("<tool_call|>",)
     ),
-    "gigachat": _json("function call<|role_sep|>"),
+    "gigachat": _json("function call<|role_sep|>", "<|message_sep|>"),
     "gigachat3.1": _json("<|function_call|>"),
     "glm": _argument_tags(),
     "granite": ToolDialect(
@@ -192,6 +192,7 @@ TOOL_DIALECTS: dict[str, ToolDialect] = {
             key_end=">",
             value_end="</param>",
             call_end="</function>",
+            knows_cdata=True,
         ),
         opens=("<function name=",),
         call_end="</function>",

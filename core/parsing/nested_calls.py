@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .argument_types import json_types, property_schema, to_json
+from .argument_types import is_text, json_types, property_schema, resolve, to_json
 from .call_reader import CallContext
 from .scanner import MalformedError, Pull, Scanner
 from .values import escape
 
 _MAX_DEPTH = 32
-_TAG = re.compile(r"[\w.:$-]+")
+TAG = re.compile(r"[\w.:$-]+")
 _NAME = re.compile(r"""\s*["']?([^"'\s>]+)["']?\s*""")
 
 
@@ -25,7 +25,7 @@ def read_nested_call(context: CallContext, marker: str) -> Pull[None]:
     if match is None:
         raise MalformedError
     context.start(match[1])
-    schema = context.schemas.get(match[1])
+    root = context.schemas.get(match[1], {})
     separator = "{"
     while True:
         yield from scanner.skip_space()
@@ -33,7 +33,7 @@ def read_nested_call(context: CallContext, marker: str) -> Pull[None]:
             break
         if not (yield from scanner.accept((f"{namespace}<",))):
             raise MalformedError
-        key, value = yield from _read_element(scanner, namespace, schema, 0)
+        key, value = yield from _read_element(scanner, namespace, root, root, 0)
         out.arguments(f'{separator}"{escape(key)}": {value}')
         separator = ", "
     out.arguments("{}" if separator == "{" else "}")
@@ -41,14 +41,16 @@ def read_nested_call(context: CallContext, marker: str) -> Pull[None]:
 
 
 def _read_element(
-    scanner: Scanner, namespace: str, parent: Mapping[str, Any] | None, depth: int
+    scanner: Scanner, namespace: str, root: Mapping[str, Any], parent: Mapping[str, Any], depth: int
 ) -> Pull[tuple[str, str]]:
     """Read an element whose ``<`` was read; its name, and its value as JSON."""
     tag, _ = yield from scanner.word_until((">",))
-    if depth > _MAX_DEPTH or not _TAG.fullmatch(tag):
+    if depth > _MAX_DEPTH or not TAG.fullmatch(tag):
         raise MalformedError
-    items = (parent or {}).get("items")
-    schema = items if isinstance(items, Mapping) else property_schema(parent, tag)
+    items = parent.get("items")
+    schema: Mapping[str, Any] = property_schema(parent, tag, root) or {}
+    if isinstance(items, Mapping):
+        schema = resolve(items, root)
     text: list[str] = []
     children: list[tuple[str, str]] = []
     close = f"{namespace}</{tag}>"
@@ -58,15 +60,15 @@ def _read_element(
             raise MalformedError
         if marker == close:
             break
-        children.append((yield from _read_element(scanner, namespace, schema, depth + 1)))
+        children.append((yield from _read_element(scanner, namespace, root, schema, depth + 1)))
+    types = json_types(schema)
     if not children:
-        return tag, _empty(schema) if not "".join(text).strip() else to_json("".join(text), schema)
-    is_list = json_types(schema or {}) == {"array"} or all(key == "item" for key, _ in children)
-    if is_list:
+        is_empty = not is_text(schema) and not "".join(text).strip()
+        return tag, _empty(types) if is_empty else to_json("".join(text), schema)
+    if types == {"array"} or (types != {"object"} and all(key == "item" for key, _ in children)):
         return tag, "[" + ", ".join(value for _, value in children) + "]"
     return tag, "{" + ", ".join(f'"{escape(key)}": {value}' for key, value in children) + "}"
 
 
-def _empty(schema: Mapping[str, Any] | None) -> str:
-    types = json_types(schema or {})
+def _empty(types: set[str]) -> str:
     return "[]" if types == {"array"} else "{}" if types == {"object"} else '""'

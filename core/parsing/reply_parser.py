@@ -10,6 +10,7 @@ from ..messages import ToolSpec
 from .call_reader import CallContext, ToolDialect
 from .event_writer import EventWriter, long_id, short_id
 from .events import ReplyEvent
+from .output_parser import Piece
 from .scanner import MalformedError, Pull, Scanner
 
 AnswerReader: TypeAlias = Callable[[CallContext, bool], Pull[None]]
@@ -70,9 +71,12 @@ class ReplyParser:
         has_short_ids = tool_dialect is not None and tool_dialect.has_short_ids
         self._scanner = Scanner()
         self._out = EventWriter(
-            short_id if has_short_ids else long_id, self._scanner.settle_content
+            short_id if has_short_ids else long_id,
+            self._scanner.settle_content,
+            self._note_switch,
+            starts_in_reasoning=starts_in_reasoning,
         )
-        self._out.is_reasoning = starts_in_reasoning
+        self._switches: list[tuple[int, bool]] = []
         schemas: Mapping[str, Mapping[str, Any]] = {tool.name: tool.parameters for tool in tools}
         context = CallContext(self._scanner, self._out, schemas)
         if reasoning.read is not None:
@@ -88,16 +92,18 @@ class ReplyParser:
         return self._out.is_reasoning
 
     @property
-    def pieces(self) -> Sequence[tuple[str, bool]]:
-        """The text that the last `feed` or `close` has decided on, and whether it is content.
-
-        All of them make up the answer's text as it was fed, markers and line breaks included.
-        """
-        return self._scanner.pieces
+    def pieces(self) -> Sequence[Piece]:
+        """See `OutputParser.pieces`."""
+        pieces: list[Piece] = []
+        settled = self._scanner.pieces
+        for stop, is_reasoning in (*self._switches, (len(settled), self.is_reasoning)):
+            pieces += [Piece(*it, is_reasoning) for it in settled[len(pieces) : stop]]
+        return pieces
 
     def feed(self, text: str) -> list[ReplyEvent]:
         """See `OutputParser.feed`."""
         self._scanner.push(text)
+        self._switches = []
         if text:
             next(self._reading)
         self._scanner.settle()
@@ -106,9 +112,14 @@ class ReplyParser:
     def close(self) -> list[ReplyEvent]:
         """See `OutputParser.close`."""
         self._scanner.end()
+        self._switches = []
         next(self._reading, None)
         self._scanner.settle()
         return self._out.take()
+
+    def _note_switch(self) -> None:
+        self._scanner.settle_read()
+        self._switches.append((len(self._scanner.pieces), self._out.is_reasoning))
 
 
 class _AnswerReader:
@@ -161,6 +172,8 @@ class _AnswerReader:
         calls = self._call_markers if self._tools and self._tools.ends_reasoning else ()
         ends = (*self._reasoning.closes, *calls)
         marker = yield from scanner.text_until(ends, out.reasoning)
+        if marker in calls:
+            scanner.begin_call()  # that marker may come out again
         out.is_reasoning = False
         if marker in calls:
             return marker

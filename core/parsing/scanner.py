@@ -64,10 +64,15 @@ class Scanner:
         self._settle(self._at - count, is_content=False)
         self._settle(self._at, is_content=True)
 
-    def settle(self) -> None:
+    def settle_read(self) -> None:
         """What else was read is no content, unless it may come out again."""
-        stop = self._mark if self._is_calling else self._at
-        self._settle(len(self._text) if self.has_ended else stop, is_content=False)
+        self._settle(self._mark if self._is_calling else self._at, is_content=False)
+
+    def settle(self) -> None:
+        """The same, of what the last text held; behind the end nothing comes out again."""
+        self.settle_read()
+        if self.has_ended:
+            self._settle(len(self._text), is_content=False)
 
     def _settle(self, stop: int, *, is_content: bool) -> None:
         if stop > self._settled:

@@ -19,7 +19,7 @@ _NAME = re.compile(
     r"""\s*(?:(?:name|key|tool)\s*=)?\s*["']?([^"'\s<>=]+)["']?(?:\s+\w+="[^"]*")*\s*"""
 )
 _STRING_FLAG = re.compile(r"""\b(?:string="(true|false)"|type="(\w+)")""")
-_CDATA = ("<![CDATA[", "]]>")
+CDATA = ("<![CDATA[", "]]>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,7 @@ class TagCalls:
         value_end: Ends the value.
         call_end: Ends the call.
         json: Begins and ends a JSON object in the place of all arguments.
+        knows_cdata: Whether a value may be a CDATA section, as in XML.
     """
 
     name_ends: tuple[str, ...]
@@ -43,6 +44,7 @@ class TagCalls:
     value_end: str
     call_end: str
     json: tuple[str, str] | None = None
+    knows_cdata: bool = False
 
     def __call__(self, context: CallContext, marker: str) -> Pull[None]:
         """See `CallReader`."""
@@ -89,17 +91,18 @@ class TagCalls:
     def _copy_value(
         self, scanner: Scanner, write: Write, schema: Mapping[str, Any] | None
     ) -> Pull[None]:
-        is_cdata = bool((yield from scanner.accept(_CDATA[:1])))
-        end = _CDATA[1] if is_cdata else self.value_end
+        is_cdata = self.knows_cdata and bool((yield from scanner.accept(CDATA[:1])))
+        end = CDATA[1] if is_cdata else self.value_end
         if not is_cdata:
             yield from scanner.accept(("\n",))
+        copy = _copy_all_until if is_cdata else _copy_until
         if is_text(schema):
             write('"')
-            yield from _copy_until(scanner, end, lambda piece: write(escape(piece)))
+            yield from copy(scanner, end, lambda piece: write(escape(piece)))
             write('"')
         else:
             pieces: list[str] = []
-            yield from _copy_until(scanner, end, pieces.append)
+            yield from copy(scanner, end, pieces.append)
             write(to_json("".join(pieces), schema))
         if is_cdata:
             yield from scanner.skip_space()
@@ -122,6 +125,11 @@ def _name(head: str) -> str:
     return match[1]
 
 
+def _copy_all_until(scanner: Scanner, end: str, write: Write) -> Pull[None]:
+    if not (yield from scanner.until((end,), write)):
+        raise MalformedError
+
+
 def _copy_until(scanner: Scanner, end: str, write: Write) -> Pull[None]:
     """Write what stands before `end`, without one line break next to it."""
     held = ""
@@ -133,5 +141,4 @@ def _copy_until(scanner: Scanner, end: str, write: Write) -> Pull[None]:
         if len(text) > len(held):
             write(text[: len(text) - len(held)])
 
-    if not (yield from scanner.until((end,), hold)):
-        raise MalformedError
+    yield from _copy_all_until(scanner, end, hold)

@@ -12,10 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..constraints.tool_grammar import Json, Maybe, Pattern, Piece, ToolGrammar
+from ..constraints.tool_grammar import (
+    Either,
+    Json,
+    Maybe,
+    Members,
+    Pattern,
+    Piece,
+    TextUntil,
+    ToolGrammar,
+)
 from ..messages import ToolSpec
-from .argument_grammar import json_piece, object_schema, resolve, text_pieces
-from .argument_types import is_text, json_types, property_schema
+from .argument_grammar import json_piece, object_schema, text_pieces
+from .argument_types import is_text, json_types, property_schema, resolve
+from .nested_grammar import ElementCall, GemmaCall
+from .tag_calls import CDATA
 
 _PLACES = re.compile('("%n"|%[ain])')
 _PLACES_OF_TEXT = re.compile("(%[knt])")
@@ -44,6 +55,7 @@ class _TagCall:
 
     Attributes:
         types: What ``%t`` is for a string, and for anything else; empty for the type's name.
+        knows_cdata: See `TagCalls`.
     """
 
     head: str
@@ -51,6 +63,7 @@ class _TagCall:
     value_end: str
     tail: str
     types: tuple[str, str] | None = None
+    knows_cdata: bool = False
 
     def __call__(self, tool: ToolSpec) -> Sequence[Piece]:
         pieces: list[Piece] = [_fill(self.head, {"%n": tool.name})]
@@ -75,24 +88,31 @@ class _TagCall:
             is_marked = "%t" in self.argument
             shown = {"type": "string"} if is_marked else property_schema(tool.parameters, name)
             value = text_pieces(argument, shown, self.value_end, strict=tool.strict)
+            if self.knows_cdata and value:
+                value = [Either([[_not_cdata(piece) for piece in value], self._cdata(value)])]
         return [begin, *(value or (json_piece(argument, schema), self.value_end))]
+
+    def _cdata(self, value: Sequence[Piece]) -> list[Piece]:
+        begin, end = CDATA
+        texts = [TextUntil(end, piece.patterns) for piece in value if isinstance(piece, TextUntil)]
+        return [begin, *texts, self.value_end]
+
+
+def _not_cdata(piece: Piece) -> Piece:
+    if not isinstance(piece, TextUntil):
+        return piece
+    return TextUntil(piece.end, (*piece.patterns, r"(?s:(?:[^<]|<[^!]).*|<?)"))
 
 
 def _python_call(tool: ToolSpec) -> Sequence[Piece]:
     """A call with keyword arguments whose values are JSON, which readers take for Python."""
     schema = object_schema(tool)
     properties, required = schema.get("properties") or {}, schema.get("required") or ()
-    pieces: list[Piece] = [f"{tool.name}("]
-    separator = ""
-    for name in sorted(properties, key=lambda name: name not in required):
-        value = json_piece(properties[name], schema)
-        if name in required:
-            pieces += [f"{separator}{name}=", value]
-            separator = ", "
-        else:
-            # Where none must be there, each brings its own comma: Python allows one at the end.
-            pieces.append(Maybe((f"{separator}{name}=", value, "" if separator else ", ")))
-    return [*pieces, ")"]
+    rows = [
+        ((f"{name}=", json_piece(each, schema)), name in required)
+        for name, each in properties.items()
+    ]
+    return [f"{tool.name}(", Members(rows, ", "), ")"]
 
 
 def _fill(text: str, places: Mapping[str, str]) -> str:
@@ -164,6 +184,7 @@ def _deepseek(header: str, footer: str, between: str) -> ToolGrammar:
 
 _OBJECT = '{"name": "%n", "arguments": %a}'
 _PARAMETERS = '{"name": "%n", "parameters": %a}'
+_M3 = "]<]minimax[>["
 _SEP = f"<{_BAR}tool▁sep{_BAR}>"
 
 TOOL_GRAMMARS: dict[str, ToolGrammar] = {
@@ -186,6 +207,26 @@ TOOL_GRAMMARS: dict[str, ToolGrammar] = {
     "firefunction": _list("functools[", _OBJECT, "]"),
     "functionary": ToolGrammar(
         call=_JsonCall("<function=%n>%a</function>"), trigger="<function=", between="\n"
+    ),
+    "functionary_v3": ToolGrammar(
+        call=_JsonCall("%n\n%a"), trigger="", between=">>>", plain="all\n"
+    ),
+    "gemma": ToolGrammar(
+        call=GemmaCall("<start_function_call>", "<end_function_call>", "<escape>"),
+        trigger="<start_function_call>",
+    ),
+    "gemma4": ToolGrammar(
+        call=GemmaCall("<|tool_call>", "<tool_call|>", '<|"|>'), trigger="<|tool_call>"
+    ),
+    # A call is a message of its own, behind one of text.
+    "gigachat": ToolGrammar(
+        call=lambda tool: [
+            *_JsonCall(f"function call<|role_sep|>\n{_OBJECT}")(tool),
+            Maybe(("<|message_sep|>",)),
+        ],
+        trigger="function call<|role_sep|>",
+        between="\n\n",
+        text_end="<|message_sep|>",
     ),
     "gigachat3.1": ToolGrammar(
         call=_JsonCall(f"<|function_call|>{_OBJECT}"), trigger="<|function_call|>"
@@ -232,11 +273,20 @@ TOOL_GRAMMARS: dict[str, ToolGrammar] = {
     "llama3": ToolGrammar(call=_JsonCall(_PARAMETERS), trigger="", between="; "),
     "longcat": _argument_tags("longcat_"),
     "minicpm5": ToolGrammar(
-        call=_TagCall('<function name="%n">', '<param name="%k">', "</param>", "</function>"),
+        call=_TagCall(
+            *('<function name="%n">', '<param name="%k">', "</param>", "</function>"),
+            knows_cdata=True,
+        ),
         trigger="<function name=",
         between="\n",
     ),
     "minimax_m2": _invoke("", "<minimax:tool_call>\n", "</minimax:tool_call>"),
+    "minimax_m3": ToolGrammar(
+        call=ElementCall(_M3, "\n"),
+        trigger=f"{_M3}<tool_call>",
+        begin=f"{_M3}<tool_call>\n",
+        end=f"{_M3}</tool_call>",
+    ),
     "mistral": ToolGrammar(
         call=_JsonCall("[TOOL_CALLS]%n[ARGS]%a"), trigger="[TOOL_CALLS]", between=""
     ),

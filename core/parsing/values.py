@@ -50,8 +50,8 @@ PYTHON = Syntax(('"', "'"))
 
 
 def gemma_syntax(quote: str) -> Syntax:
-    """Gemma's, with the marker that its strings lie between."""
-    return Syntax((quote,), word=re.compile(r"[^,\]}:]*"), is_loose=True)
+    """Gemma's, with the marker that its strings lie between; those of JSON are known, too."""
+    return Syntax((quote, '"'), word=re.compile(r"[^,\]}:]*"), is_loose=True)
 
 
 def escape(text: str) -> str:
@@ -158,7 +158,7 @@ def _copy_scalar(scanner: Scanner, write: Write, syntax: Syntax) -> Pull[None]:
 
 
 def _copy_string(scanner: Scanner, write: Write, syntax: Syntax, quote: str) -> Pull[None]:
-    if not syntax.is_loose:
+    if not syntax.is_loose or quote == '"':
         codes = _PYTHON_CODES if syntax is PYTHON else _CODES
         yield from _copy_quoted(scanner, write, quote, codes)
         return

@@ -7,7 +7,7 @@ is to be encoded with ``add_special_tokens=False``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,11 +64,12 @@ def render_chat(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
     if not tokenizer.chat_template_knows_tools:
         prompt = spell_out_tools(prompt)
     refusals: list[Exception] = []
-    for form in _FORMS:
-        try:
-            return _render(tokenizer, form(prompt.messages), prompt, form is _with_json_arguments)
-        except Exception as error:  # a template is a program and can fail in any way
-            refusals.append(error)
+    for messages in _readings(prompt.messages):
+        for form in _FORMS:
+            try:
+                return _render(tokenizer, form(messages), prompt, form is _with_json_arguments)
+            except Exception as error:  # a template is a program and can fail in any way
+                refusals.append(error)
     # The first refusal is the one that speaks of the usual form.
     reason = " ".join(str(refusals[0]).split()) or type(refusals[0]).__name__
     raise InvalidRequestError(
@@ -98,9 +99,13 @@ def _render(
         variables["tools"] = [describe_tool(tool) for tool in prompt.tools]
     if prompt.continue_final_message:
         variables["continue_final_message"] = True
-    return tokenizer.apply_chat_template(
+    text = tokenizer.apply_chat_template(
         turns, add_generation_prompt=prompt.add_generation_prompt, **variables
     )
+    for written in _unread_arguments(messages):
+        if written not in text and json.dumps(written, ensure_ascii=False)[1:-1] not in text:
+            raise ValueError("it does not show arguments that are no object")
+    return text
 
 
 def _effort_variables(tokenizer: Tokenizer, effort: str | None) -> dict[str, Any]:
@@ -111,6 +116,32 @@ def _effort_variables(tokenizer: Tokenizer, effort: str | None) -> dict[str, Any
     level = {"none": "low", "minimal": "low", "xhigh": "high"}.get(effort, effort)
     variables = {"reasoning_effort": level, "enable_thinking": thinks, "thinking": thinks}
     return {name: value for name, value in variables.items() if tokenizer.chat_template_knows(name)}
+
+
+def _unread_arguments(messages: Sequence[Message]) -> list[str]:
+    calls = [call for message in messages for call in message.tool_calls]
+    return [call.arguments for call in calls if isinstance(call.arguments, str)]
+
+
+def _readings(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """What is to be tried with arguments that are no object, as of a call that broke off.
+
+    OpenAI takes any text, and agents answer such a call by saying what is wrong with it. The model
+    is best shown what it wrote, and then its own tokens may still be cached. A template that takes
+    objects only is given one that holds the text.
+    """
+    yield messages
+    if _unread_arguments(messages):
+        yield [
+            replace(message, tool_calls=tuple(map(_with_object, message.tool_calls)))
+            for message in messages
+        ]
+
+
+def _with_object(call: ToolCall) -> ToolCall:
+    if not isinstance(call.arguments, str):
+        return call
+    return replace(call, arguments={"arguments": call.arguments})
 
 
 def _as_given(messages: Sequence[Message]) -> Sequence[Message]:
@@ -188,10 +219,14 @@ def _to_calls(calls: Sequence[ToolCall], *, arguments_as_json: bool) -> list[dic
             "id": call.call_id,
             "function": {
                 "name": call.name,
-                "arguments": json.dumps(call.arguments, ensure_ascii=False)
-                if arguments_as_json
-                else dict(call.arguments),
+                "arguments": _to_arguments(call.arguments, as_json=arguments_as_json),
             },
         }
         for call in calls
     ]
+
+
+def _to_arguments(arguments: Mapping[str, Any] | str, *, as_json: bool) -> dict[str, Any] | str:
+    if isinstance(arguments, str):
+        return arguments
+    return json.dumps(arguments, ensure_ascii=False) if as_json else dict(arguments)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pippin.core.constraints.tool_grammar import Json, Maybe, Pattern, TextUntil
+from pippin.core.constraints.tool_grammar import (
+    Either,
+    Json,
+    Maybe,
+    Members,
+    Pattern,
+    Piece,
+    TextUntil,
+)
 from pippin.core.messages import ToolSpec
 from pippin.core.parsing.detect import make_parser
 from pippin.core.parsing.events import (
@@ -49,6 +57,33 @@ def tool(name: str, arguments: Iterable[str] = TYPES) -> ToolSpec:
 TOOLS = (tool("get_weather"), tool("search"))
 
 
+def _fill(
+    pieces: Sequence[Piece], arguments: Mapping[str, Any], values: Iterator[Any], number: str
+) -> str:
+    text = ""
+    for piece in pieces:
+        match piece:
+            case str():
+                text += piece
+            case Json(schema) if "required" in schema:
+                text += json.dumps(arguments, ensure_ascii=False)
+            case Json():
+                text += json.dumps(next(values), ensure_ascii=False)
+            case TextUntil(end):
+                text += f"{next(values)}{end}"
+            case Pattern():
+                text += number
+            case Maybe():
+                pass  # as good as any other way
+            case Either(options):
+                text += _fill(options[0], arguments, values, number)
+            case Members(rows, between):
+                text += between.join([_fill(row, arguments, values, number) for row, _ in rows])
+            case _:
+                raise AssertionError("all arguments are required, and of one type")
+    return text
+
+
 def from_grammar(name: str) -> Callable[[Sequence[Call]], str]:
     """Writes calls as the dialect's grammar has them, which keeps the two from drifting apart."""
     grammar = TOOL_GRAMMARS[name]
@@ -57,22 +92,8 @@ def from_grammar(name: str) -> Callable[[Sequence[Call]], str]:
         written = []
         for number, (function, arguments) in enumerate(calls):
             values = iter(arguments.values())
-            text = ""
-            for piece in grammar.call(tool(function, arguments)):
-                match piece:
-                    case str():
-                        text += piece
-                    case Json(schema) if "required" in schema:
-                        text += json.dumps(arguments, ensure_ascii=False)
-                    case Json():
-                        text += json.dumps(next(values), ensure_ascii=False)
-                    case TextUntil(end):
-                        text += f"{next(values)}{end}"
-                    case Pattern():
-                        text += str(number)
-                    case Maybe():
-                        raise AssertionError("all arguments are required")
-            written.append(text)
+            pieces = grammar.call(tool(function, arguments))
+            written.append(_fill(pieces, arguments, values, str(number)))
         return grammar.begin + grammar.between.join(written) + grammar.end
 
     return write

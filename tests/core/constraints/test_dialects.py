@@ -56,11 +56,47 @@ HARD_SCHEMA: dict[str, Any] = {
     },
 }
 HARD_SCHEMA["required"] = list(HARD_SCHEMA["properties"])
+OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": False}
+# What dialects that write values inside of values find hard.
+NESTED_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "place": {
+            "properties": {
+                "item": {"type": "string", "maxLength": 2},
+                "odd name": {"type": "boolean"},
+                "at": {"type": ["integer", "null"], "minimum": -9, "maximum": 9},
+            },
+            "required": ["item"],
+        }
+        | OBJECT,
+        "only": {"properties": {"item": {"const": "7"}}, "required": ["item"]} | OBJECT,
+        "none": {"properties": {"a": {"const": 1}}} | OBJECT,
+        "names": {"type": "array", "items": {"enum": ["a", "7"]}, "maxItems": 2},
+        "rows": {
+            "type": "array",
+            "items": {"type": "array", "items": {"$ref": "#/$defs/leaf"}, "maxItems": 1},
+            "minItems": 2,
+            "maxItems": 3,
+        },
+        "some": {"anyOf": [{"$ref": "#/$defs/leaf"}, {"type": "null"}]},
+        "tree": {"$ref": "#/$defs/tree"},
+        "few": {"patternProperties": {"^x{1,3}$": {"type": "null"}}} | OBJECT,
+    },
+    "additionalProperties": False,
+    "$defs": {
+        "leaf": {"type": "string", "pattern": "^[0-9]$"},
+        "tree": {"properties": {"kid": {"$ref": "#/$defs/tree"}}} | OBJECT,
+    },
+}
+NESTED_SCHEMA["required"] = ["only", "names", "rows", "some"]
 BLANKS = {*b" \n", 258}
 
 
 @pytest.mark.parametrize("mode", ["named", "required"])
-@pytest.mark.parametrize("schema", [SCHEMA, HARD_SCHEMA], ids=["plain", "hard"])
+@pytest.mark.parametrize(
+    "schema", [SCHEMA, HARD_SCHEMA, NESTED_SCHEMA], ids=["plain", "hard", "nested"]
+)
 @pytest.mark.parametrize("dialect", TOOL_GRAMMARS)
 def test_what_may_be_written_is_read(dialect: str, mode: str, schema: Mapping[str, Any]) -> None:
     tools = [ToolSpec(name=name, parameters=schema, strict=True) for name in ("catch", "cook")]

@@ -9,9 +9,11 @@ from typing import Any
 import byte_tokenizer
 import numpy as np
 import pytest
+from llguidance import LLParserLimits
 
+import pippin.core.constraints.compiler as compiler_module
 from pippin.core.constraints.compiler import ConstraintCompiler
-from pippin.core.constraints.constraint import ConstraintError, ConstraintFactory
+from pippin.core.constraints.constraint import Constraint, ConstraintError, ConstraintFactory
 from pippin.core.constraints.tool_grammar import Json, Maybe, Pattern, TextUntil, ToolGrammar
 from pippin.core.errors import InvalidRequestError, UnsupportedFeatureError
 from pippin.core.messages import ToolSpec
@@ -219,6 +221,7 @@ def nested_rules(count: int) -> str:
         (form("json_schema", "{}"), "wrong type"),
         (form("regex", "a("), "unclosed group"),
         (form("regex", "(?=a)b"), "look-around"),
+        (form("regex", "(?s:.{0,20000})"), "#/pattern asks for texts of 20000 characters"),
         (form("regex", 3), "wrong type"),
         (form("choice", []), "wrong type"),
         (form("choice", [1]), "not a text"),
@@ -382,3 +385,50 @@ def test_what_was_compiled_is_kept_and_answers_go_their_own_ways() -> None:
         compiler.compile(form("choice", [str(number)]))
     assert len(compiler._compiled) == 64
     assert json.loads(next(iter(compiler._compiled)))["grammars"]
+
+
+LONG = {"type": "string", "maxLength": 20_000}
+
+
+def test_lengths_that_cannot_be_counted_are_refused_by_path() -> None:
+    for schema, path in (
+        ({"properties": {"maxLength": LONG}}, "#/properties/maxLength/maxLength"),
+        ({"items": {"anyOf": [{"pattern": "^a{1,20000}$"}]}}, "#/items/anyOf/0/pattern"),
+        ({"properties": {n: {"minLength": int(n)} for n in ("6000", "6001")}}, "#/properties/6001"),
+    ):
+        with pytest.raises(InvalidRequestError, match=path) as caught:
+            compile_rules(form("json_schema", schema))
+        assert caught.value.param == "response_format"
+    tool = ToolSpec(name="add", parameters={"properties": {"x": LONG}}, strict=True)
+    with pytest.raises(InvalidRequestError, match="#/properties/x/maxLength of the tool 'add'"):
+        compile_rules(choose("required"), [tool], TAGGED)
+    many = {"properties": {n: {"type": "string", "maxLength": 9_000} for n in "abc"}}
+    compile_rules(form("json_schema", {**many, "default": {"maxLength": 20_000}}))
+
+
+def test_lengths_that_cannot_be_counted_do_not_bind_tools_that_are_not_strict() -> None:
+    schema = {"properties": {"x": {**LONG, "enum": ["a", "b"]}}, "required": ["x"]}
+    factory = compile_rules(choose("required"), [ToolSpec(name="f", parameters=schema)], TAGGED)
+    assert verdict(factory, '<call>{"name": "f", "args": {"x": "b"}}</call>') == "whole"
+    assert verdict(factory, '<call>{"name": "f", "args": {"x": "c"}}</call>') == "no"
+
+
+def test_an_answer_that_spends_the_limits_harms_no_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compiler_module, "_LIMITS", LLParserLimits(max_lexer_states=500))
+    compiler = ConstraintCompiler(TOKENIZER, 269)
+    rules = form("regex", "(?s:.{0,3000})x{3}")
+    assert verdict(compiler.compile(rules), "yxxx") == "whole"
+    factory = compiler.compile(rules)
+    assert factory is not None
+    with pytest.raises(ConstraintError, match="states"):
+        write_much(factory())
+    assert verdict(compiler.compile(rules), "yxxx") == "whole"
+
+
+def write_much(constraint: Constraint) -> None:
+    row = np.zeros(9, dtype=np.uint32)
+    for _ in range(3000):
+        constraint.fill(row)
+        constraint.accept(ord("x"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import byte_tokenizer
 import numpy as np
 import pytest
@@ -9,15 +12,24 @@ import pytest
 from pippin.core.constraints.compiler import ConstraintCompiler
 from pippin.core.constraints.constraint import Constraint, ConstraintError
 from pippin.core.constraints.thinking import Thinking, ThinkingMarkers
-from pippin.core.reply_rules import ReplyRules, ResponseFormat
+from pippin.core.engine.reply_dialect import ReplyDialect
+from pippin.core.messages import ToolSpec
+from pippin.core.reply_rules import ReplyRules, ResponseFormat, ToolChoice
 from pippin.core.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(byte_tokenizer.make_byte_tokenizer())
 (EOS_ID,) = TOKENIZER.eos_token_ids
 VOCAB_SIZE = 269
+
+
 # To the test's tokenizer ``<think>`` is one token; the others are several.
-MARKERS = ThinkingMarkers("<think>", "</think>")
-BRACKETS = ThinkingMarkers("[THINK]", "[/THINK]")
+def read_by(dialect: str) -> ThinkingMarkers:
+    markers = ReplyDialect("hermes", dialect).thinking
+    assert markers is not None
+    return markers
+
+
+MARKERS, BRACKETS = read_by("think"), read_by("mistral")
 FORMAT = ResponseFormat("choice", ["yes", "no"])
 
 
@@ -32,12 +44,18 @@ def make(
     budget: int | None = None,
     response_format: ResponseFormat | None = FORMAT,
     content_begin: str = "",
+    tools: Sequence[ToolSpec] = (),
+    choice: Literal["auto", "none"] = "auto",
 ) -> Constraint:
     compiler = ConstraintCompiler(
         TOKENIZER, VOCAB_SIZE, thinking=markers, content_begin=content_begin
     )
-    rules = ReplyRules(response_format=response_format, thinking_budget=budget)
-    factory = compiler.compile(rules, prompt=prompt)
+    rules = ReplyRules(
+        response_format=response_format,
+        thinking_budget=budget,
+        tool_choice=ToolChoice(choice),
+    )
+    factory = compiler.compile(rules, tools, prompt=prompt)
     assert factory is not None
     return factory()
 
@@ -152,6 +170,43 @@ def test_a_budget_is_for_all_the_reasoning_of_an_answer(
     tell(constraint, f"{markers.end} Hello. {markers.begin}")
     assert forced_text(constraint) == markers.end
     assert len(allowed(constraint)) == VOCAB_SIZE
+
+
+CALL = '<tool_call>{"name": "f", "arguments": {"s": "<think>%s"}}</tool_call>'
+
+
+def test_a_marker_in_a_calls_arguments_is_text() -> None:
+    constraint = make(MARKERS, budget=2, response_format=None, tools=[ToolSpec(name="f")])
+    tell(constraint, CALL % "日本, a long text")
+    tell(constraint.copy(), "<think>ab</think>")
+    tell(constraint, "<think>a")
+    twin = constraint.copy()
+    assert len(allowed(twin)) == VOCAB_SIZE
+    for each in (constraint, twin):
+        tell(each, "b")
+        assert forced_text(each) == "</think>"
+        tell(each, CALL % "and more")
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_where_no_calls_are_read_a_marker_is_one_wherever_it_stands(
+    choice: Literal["auto", "none"],
+) -> None:
+    tools = [ToolSpec(name="f")] if choice == "none" else []
+    constraint = make(MARKERS, budget=2, response_format=None, tools=tools, choice=choice)
+    tell(constraint, CALL.partition("%s")[0] + "ab")
+    assert forced_text(constraint) == "</think>"
+
+
+def test_the_end_of_a_message_of_reasoning_is_written_with_the_header_behind_it() -> None:
+    constraint = make(read_by("harmony"), budget=3, response_format=None)
+    header = "<|start|>assistant"
+    tell(constraint, "<|channel|>analysis<|message|>abc")
+    assert forced_text(constraint) == f"<|end|>{header}"
+    tell(constraint, f"<|channel|>commentary<|message|>analysis it is<|end|>{header}")
+    tell(constraint, "<|channel|>analysis<|message|>")
+    assert forced_text(constraint) == f"<|end|>{header}"
+    tell(constraint, "<|channel|>final<|message|>A <think> of many words.")
 
 
 def test_a_budget_is_all_that_binds_an_answer_without_a_format() -> None:

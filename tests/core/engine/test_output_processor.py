@@ -145,6 +145,8 @@ def test_any_steps_give_what_the_whole_answer_gives(
     )
     drawn = [token_id for output in outputs for token_id in output.token_ids]
     assert drawn == token_ids[: expected.num_tokens]
+    offsets = [offset for output in outputs for offset in output.text_offsets]
+    assert offsets == expected.starts[: expected.num_tokens]
     assert last.num_output_tokens == expected.num_tokens
     entries = entries_of(outputs)
     shown = [(entry.chosen.token_id, entry.text_offset) for entry in entries]
@@ -179,6 +181,9 @@ def test_real_text_keeps_its_bytes_and_offsets(text: str, places: list[int]) -> 
     for number, entry in enumerate(entries):
         before = b"".join(map(TOKENIZER.token_bytes, token_ids[:number]))
         assert entry.text_offset == len(before.decode("utf-8", "ignore"))
+        assert entry.text_end == len(
+            (before + TOKENIZER.token_bytes(token_ids[number])).decode("utf-8", "ignore")
+        )
 
 
 def test_output_names_its_answer_and_cached_tokens() -> None:
@@ -188,6 +193,7 @@ def test_output_names_its_answer_and_cached_tokens() -> None:
         index=1,
         text="a",
         token_ids=(97,),
+        text_offsets=(0,),
         num_output_tokens=1,
         num_cached_tokens=5,
     )

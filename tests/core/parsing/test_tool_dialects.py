@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pippin.core.parsing.argument_types import to_json
 from pippin.core.parsing.detect import TOOL_PARSER_NAMES, make_parser
 from pippin.core.parsing.dialects import TOOL_DIALECTS
+from pippin.core.parsing.output_parser import Piece
 from pippin.core.parsing.reply_parser import ReplyParser
 
 TWO: Sequence[Call] = (("get_weather", PAYLOADS[4]), ("search", PAYLOADS[6]))
@@ -113,11 +114,14 @@ def test_any_text_in_any_pieces_gives_the_same(data: st.DataObject, dialect: str
     assert parse("".join(pieces), dialect, "think") == reply
 
 
-@given(dialect=st.sampled_from(sorted(WRITERS)), text=st.text(st.characters(codec="utf-8")))
+@given(
+    dialect=st.sampled_from(sorted(WRITERS)),
+    text=st.text(st.characters(codec="utf-8")) | st.just("<![CDATA[x"),
+)
 @settings(max_examples=200, deadline=None)
 def test_any_string_is_an_argument(dialect: str, text: str) -> None:
-    # Python's strings and those without escapes cannot hold everything, nor begin with this.
-    assume(not text.strip().startswith("<![CDATA["))
+    # Elsewhere it is but text.
+    assume(dialect != "minicpm5" or not text.strip().startswith("<![CDATA["))
     call: Call = ("search", {"s": text.strip() + "."})
     assert parse([WRITERS[dialect]([call])], dialect).whole_calls == expected([call])
 
@@ -174,6 +178,22 @@ MORE: list[tuple[str, str, list[Call]]] = [
         "minicpm5",
         '<function name="search"><param name="s"><![CDATA[a</param>]]></param></function>',
         [("search", {"s": "a</param>"})],
+    ),
+    ("gemma4", '<|tool_call>call:f{"a":["x\\n", y]}<tool_call|>', [("f", {"a": ["x\n", "y"]})]),
+    (
+        "gigachat",
+        'function call<|role_sep|>\n{"name": "f", "arguments": {}}<|message_sep|>\n\n',
+        [("f", {})],
+    ),
+    (
+        "minicpm5",
+        '<function name="search"><param name="s"><![CDATA[\na\n]]></param></function>',
+        [("search", {"s": "\na\n"})],
+    ),
+    (
+        "qwen3_coder",
+        "<function=search><parameter=s><![CDATA[a]]></parameter></function>",
+        [("search", {"s": "<![CDATA[a]]>"})],
     ),
     (
         "kimi_k3",
@@ -270,21 +290,22 @@ def test_pieces_are_the_text_and_say_what_of_it_is_content() -> None:
     for fed in ([text], list(text)):
         parser = make_parser("hermes", "think", TOOLS)
         assert isinstance(parser, ReplyParser)
-        pieces: list[tuple[str, bool]] = []
+        pieces: list[Piece] = []
         for each in fed:
             parser.feed(each)
             pieces += parser.pieces
         parser.close()
         pieces += parser.pieces
-        assert "".join(piece for piece, _ in pieces) == text
-        assert "".join(piece for piece, is_content in pieces if is_content) == "".join(content)
+        assert "".join(it.text for it in pieces) == text
+        assert "".join(it.text for it in pieces if it.is_content) == "".join(content)
+        assert "".join(it.text for it in pieces if it.is_reasoning) == "\nWell.\n</think>"
 
 
 def test_the_text_of_a_call_that_has_started_is_decided_on_at_once() -> None:
     parser = make_parser("hermes", None)
     assert isinstance(parser, ReplyParser)
     parser.feed('<tool_call>{"name": "f", ')
-    assert parser.pieces == [('<tool_call>{"name": "f", ', False)]
+    assert parser.pieces == [Piece('<tool_call>{"name": "f", ', is_content=False)]
     parser.feed("")
     assert parser.pieces == []
 

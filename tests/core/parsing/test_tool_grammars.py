@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from dialect_samples import PAYLOADS, from_grammar, parse, tool
+from dialect_samples import PAYLOADS, from_grammar, parse, summarize, tool
 from llguidance import LLMatcher, LLTokenizer
 
 from pippin.core.constraints.grammar import GrammarWriter
+from pippin.core.engine.reply_dialect import ReplyDialect
 from pippin.core.messages import ToolSpec
-from pippin.core.parsing.detect import TOOL_PARSER_NAMES
+from pippin.core.parsing.detect import TOOL_PARSER_NAMES, make_parser
 from pippin.core.parsing.tool_grammars import TOOL_GRAMMARS
 from pippin.core.reply_rules import ReplyRules, ToolChoice
 
@@ -77,7 +78,7 @@ def test_strings_without_quotes_that_cannot_be_held_to_their_schema_are_refused(
     [
         ({"anyOf": [STRING, {"type": "null"}]}, ["null", "Rome", "7", "{"], []),
         ({"anyOf": [{**STRING, "maxLength": 2}, {"type": "null"}]}, ["null", '"ab"'], ["ab"]),
-        ({"$ref": "#/$defs/s"}, ['"7"'], ["7", "Rome"]),
+        ({"$ref": "#/$defs/s"}, ["7", "Rome"], []),
         ({"$ref": "#/$defs/e"}, ["Rome"], ["Bath"]),
         ({**STRING, "pattern": "a.c"}, ["xa.cx"], ["ac", "\na.c"]),
         ({**STRING, "pattern": "^a$"}, ["a"], ["aa", "ba"]),
@@ -104,6 +105,118 @@ def test_strict_strings_without_quotes(
     assert verdicts == dict.fromkeys(yes, True) | dict.fromkeys(no, False)
 
 
+NESTED = {
+    "properties": {
+        "o": {
+            "type": "object",
+            "properties": {"item": STRING, "a b": STRING, "m": {"type": ["integer", "null"]}},
+            "required": ["item"],
+        },
+        "l": {"type": "array", "items": {"enum": ["x", 1]}, "minItems": 1, "maxItems": 2},
+        "any": {},
+    },
+    "required": ["o"],
+}
+M3 = "]<]minimax[>["
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body", "arguments"),
+    [
+        ("gemma4", '{o:{item:<|"|>7<|"|>}}', {"o": {"item": "7"}}),
+        (
+            "gemma4",
+            '{o:{item:<|"|>"}<|"|>,<|"|>a b<|"|>:<|"|><|"|>,m:null},l:[<|"|>x<|"|>,1]}',
+            {"o": {"item": '"}', "a b": "", "m": None}, "l": ["x", 1]},
+        ),
+        (
+            "gemma4",
+            '{o:{item:<|"|>a<|"|>,m:-3},any:{"k,": ["\\n", 1]}}',
+            {"o": {"item": "a", "m": -3}, "any": {"k,": ["\n", 1]}},
+        ),
+        ("gemma4", "{o:{m:1}}", None),
+        ("gemma4", '{o:{item:<|"|>a<|"|>},l:[]}', None),
+        ("gemma4", '{o:{item:<|"|>a<|"|>},l:[1,1,1]}', None),
+        ("gemma4", '{o:{item:<|"|>a<|"|>},}', None),
+        ("gemma4", "{}", None),
+        (
+            "minimax_m3",
+            f'{M3}<o>{{"item": "7", "a b": "x"}}{M3}</o>',
+            {"o": {"item": "7", "a b": "x"}},
+        ),
+        (
+            "minimax_m3",
+            f'{M3}<o>{{"item": "7"}}{M3}</o>{M3}<any>[1]{M3}</any>'.replace(
+                f"{M3}<any>",
+                f"{M3}<l>{M3}<item>x{M3}</item>{M3}<item>1{M3}</item>{M3}</l>{M3}<any>",
+            ),
+            {"o": {"item": "7"}, "l": ["x", 1], "any": [1]},
+        ),
+        ("minimax_m3", f"{M3}<l>{M3}<item>x{M3}</item>{M3}</l>", None),
+        ("minimax_m3", f'{M3}<o>{{"item": "7"}}{M3}</o>{M3}<l>{M3}</l>', None),
+    ],
+)
+def test_values_inside_of_values(dialect: str, body: str, arguments: dict[str, Any] | None) -> None:
+    look = ToolSpec(name="look", parameters=NESTED)
+    texts = {
+        "gemma4": f"<|tool_call>call:look{body}<tool_call|>",
+        "minimax_m3": f'{M3}<tool_call>\n{M3}<invoke name="look">{body}{M3}</invoke>\n'
+        f"{M3}</tool_call>",
+    }
+    assert lets_through(dialect, [look], texts[dialect]) == (arguments is not None)
+    if arguments is not None:
+        parser = make_parser(dialect, None, [look])
+        reply = summarize([*parser.feed(texts[dialect]), *parser.close()])
+        assert reply.whole_calls == [("look", arguments)]
+
+
+def test_an_element_cannot_have_every_name() -> None:
+    parameters = {"properties": {"a b": STRING, "c": STRING}}
+    with pytest.raises(ValueError, match="'a b'"):
+        TOOL_GRAMMARS["minimax_m3"].call(ToolSpec(name="f", parameters=parameters, strict=True))
+    assert TOOL_GRAMMARS["minimax_m3"].call(ToolSpec(name="f", parameters=parameters))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_let_through"),
+    [("abc", True), ("abcd", False), ("<![CDATA[<&]]>", True), ("<![CDATA[abcd]]>", False)],
+)
+def test_sections_of_text_are_counted_by_what_is_in_them(value: str, is_let_through: bool) -> None:
+    parameters = {"properties": {"s": {**STRING, "maxLength": 3}}, "required": ["s"]}
+    look = ToolSpec(name="look", parameters=parameters, strict=True)
+    text = f'<function name="look"><param name="s">{value}</param></function>'
+    assert lets_through("minicpm5", [look], text) == is_let_through
+
+
+@pytest.mark.parametrize(
+    ("rules", "text", "is_let_through"),
+    [
+        (ReplyRules(), "all\nHello >> there", True),
+        (ReplyRules(), 'all\nWait.>>>look\n{"s": "x"}>>>look\n{"s": "y"}', True),
+        (ReplyRules(), 'look\n{"s": "x"}>>>look\n{"s": "y"}', True),
+        (ReplyRules(), 'all\nWait.>>>look\n{"s": 1}', False),
+        (ReplyRules(), "all\nWait.>>>other\n{}", False),
+        (ReplyRules(), "Hello", False),
+        (ReplyRules(parallel_tool_calls=False), 'all\nWait.>>>look\n{"s": "x"}', True),
+        (ReplyRules(parallel_tool_calls=False), 'look\n{"s": "x"}>>>look\n{"s": "y"}', False),
+    ],
+)
+def test_recipients_stand_before_calls_and_before_text(
+    rules: ReplyRules, text: str, is_let_through: bool
+) -> None:
+    dialect = ReplyDialect("functionary_v3")
+    parameters = {"properties": {"s": STRING}, "required": ["s"], "additionalProperties": False}
+    look = ToolSpec(name="look", parameters=parameters, strict=True)
+    writer = GrammarWriter({}, frozenset(), lambda _: True, dialect.content_begin)
+    matcher = LLMatcher(BYTES, writer.write(rules, [look], dialect.calls), log_level=0)
+    taken = matcher.validate_tokens(list(text.encode()))
+    assert (taken == len(text)) == is_let_through
+    if is_let_through:
+        matcher.consume_tokens(list(text.encode()))
+        assert matcher.is_accepting()
+        assert not parse([text], "functionary_v3").content.startswith("all")
+
+
 @pytest.mark.parametrize("dialect", TOOL_GRAMMARS)
 class TestEveryGrammar:
     def test_it_lets_calls_through(self, dialect: str) -> None:
@@ -127,8 +240,6 @@ class TestEveryGrammar:
         written = from_grammar(dialect)
         assert lets_through(dialect, [search], written([("search", {})]))
         text = written([("search", {"s": "a+"})])
-        if TOOL_GRAMMARS[dialect].call is TOOL_GRAMMARS["pythonic"].call:
-            text = text.replace(")", ", )")
         assert lets_through(dialect, [search], text)
         assert not lets_through(dialect, [search], text.replace("a+", "aa"))
         assert parse([text], dialect).whole_calls == [("search", {"s": "a+"})]
