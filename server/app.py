@@ -27,6 +27,7 @@ from .middleware import (
     RequestIdMiddleware,
     UnexpectedErrorMiddleware,
 )
+from .openapi import show_openapi
 from .response_store import ResponseStore
 from .routes.anthropic_messages import count_tokens, create_message
 from .routes.health import show_health, show_metrics, show_version
@@ -38,9 +39,11 @@ from .routes.openai_conversations import CONVERSATION_ROUTES
 from .routes.openai_responses import (
     ResponsesState,
     cancel_response,
+    count_input_tokens,
     create_response,
     delete_response,
     list_input_items,
+    refuse_compaction,
     show_response,
 )
 from .routes.requests import cancel_request
@@ -48,13 +51,15 @@ from .routes.templates import apply_template, show_props
 from .routes.tokens import detokenize, tokenize
 from .service import Service
 
-_ROUTES = (
+ROUTES = (
     Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
     Route("/v1/completions", create_completion, methods=["POST"]),
     Route("/v1/messages", create_message, methods=["POST"]),
     Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
     Route("/v1/requests/{request_id}/cancel", cancel_request, methods=["POST"]),
     Route("/v1/responses", create_response, methods=["POST"]),
+    Route("/v1/responses/input_tokens", count_input_tokens, methods=["POST"]),
+    Route("/v1/responses/compact", refuse_compaction, methods=["POST"]),
     Route("/v1/responses/{response_id}", show_response),
     Route("/v1/responses/{response_id}", delete_response, methods=["DELETE"]),
     Route("/v1/responses/{response_id}/cancel", cancel_response, methods=["POST"]),
@@ -70,6 +75,7 @@ _ROUTES = (
     Route("/health", show_health),
     Route("/version", show_version),
     Route("/metrics", show_metrics),
+    Route("/openapi.json", show_openapi),
 )
 
 
@@ -92,7 +98,7 @@ def create_app(
     drain = drain or Drain()
     pippin_version = version("pippin")
     app = Starlette(
-        routes=_ROUTES,
+        routes=ROUTES,
         middleware=[
             Middleware(RequestIdMiddleware),
             Middleware(AccessLogMiddleware, metrics=metrics),

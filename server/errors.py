@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -29,6 +30,8 @@ from pippin.core.errors import (
 CLIENT_GONE_STATUS = 499
 RETRY_AFTER_DRAINING_S = 5
 ANTHROPIC_OVERLOADED_STATUS = 529
+# Messages name what the caller sent, which may be of any length.
+MAX_MESSAGE_CHARS = 2000
 
 
 class UnauthorizedError(PippinError):
@@ -126,14 +129,20 @@ class HttpError:
         """The whole answer, to the request of ``scope``."""
         if scope["path"].startswith("/api/"):
             return JSONResponse(self.ollama_body(), status_code=self.status, headers=self.headers)
-        if not speaks_anthropic(scope["path"]):
+        if not speaks_anthropic(scope):
             return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
         body = self.anthropic_body(scope["state"]["request_id"])
         return JSONResponse(body, status_code=self.anthropic_status, headers=self.headers)
 
 
-def speaks_anthropic(path: str) -> bool:
-    """Whether a path, there or not, belongs to Anthropic's API."""
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a request, to a path that is there or not, belongs to Anthropic's API.
+
+    Both providers list their models at one path: there only Anthropic's clients name a version.
+    """
+    path: str = scope["path"]
+    if path == "/v1/models" or path.startswith("/v1/models/"):
+        return "anthropic-version" in Headers(scope=scope)
     return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
@@ -172,7 +181,7 @@ def to_http_error(error: BaseException) -> HttpError:
         if isinstance(error, kind):
             return HttpError(
                 status=status,
-                message=str(error) or kind.__name__,
+                message=(str(error) or kind.__name__)[:MAX_MESSAGE_CHARS],
                 type=error_type,
                 param=_param_of(error),
                 code=getattr(error, "code", None) or code,

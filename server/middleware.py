@@ -59,7 +59,7 @@ class RequestIdMiddleware:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                if speaks_anthropic(scope["path"]):
+                if speaks_anthropic(scope):
                     headers["request-id"] = request_id
             await send(message)
 

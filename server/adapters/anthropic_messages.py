@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from typing import TypeVar
 
 from pippin.core.engine.client import ModelCard
 from pippin.core.errors import InvalidRequestError, UnsupportedFeatureError
-from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall, ToolSpec
-from pippin.core.reply_rules import ReplyRules, ResponseFormat, ToolChoice
+from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall
+from pippin.core.reply_rules import ReplyRules, ResponseFormat
 from pippin.core.sampling_params import SamplingParams
 
 from ..schemas.anthropic_messages import (
@@ -20,20 +20,21 @@ from ..schemas.anthropic_messages import (
     DocumentBlockWire,
     MessagesRequest,
     MessageWire,
-    NamedToolChoiceWire,
     PlainTextSourceWire,
     PromptFields,
     RedactedThinkingBlockWire,
     SearchResultBlockWire,
-    ServerToolWire,
     SystemMessageWire,
     TextBlockWire,
     ThinkingBlockWire,
+    ToolChangeBlockWire,
+    ToolReferenceBlockWire,
     ToolResultBlockWire,
     ToolUseBlockWire,
     UnsupportedBlockWire,
 )
 from ..schemas.sampling_fields import SamplingFields
+from .anthropic_tools import to_tool_choice, to_tools
 from .sampling import to_sampling_params
 
 # Claude Code begins its system text with a line that differs from request to request. It speaks to
@@ -50,8 +51,11 @@ def to_prompt(wire: PromptFields) -> ChatPrompt:
         InvalidRequestError: A part of it cannot be taken; names it.
     """
     messages = _to_system(wire)
+    call_ids: set[str] = set()
     for index, message in enumerate(wire.messages):
+        _check_results(message, f"messages.{index}.content", call_ids)
         for turn in _to_turns(message, f"messages.{index}.content"):
+            call_ids.update(call.call_id for call in turn.tool_calls)
             if messages and messages[-1].role == turn.role in ("user", "assistant"):
                 messages[-1] = _joined(messages[-1], turn)
             else:
@@ -59,7 +63,7 @@ def to_prompt(wire: PromptFields) -> ChatPrompt:
     is_begun = _check_last(messages)
     return ChatPrompt(
         messages=tuple(_clear_thinking(messages, wire.context_management)),
-        tools=_to_tools(wire),
+        tools=to_tools(wire),
         reasoning_effort=_reasoning_effort(wire),
         add_generation_prompt=not is_begun,
         continue_final_message=is_begun,
@@ -81,13 +85,25 @@ def to_rules(wire: PromptFields) -> ReplyRules:
         )
     output_format = configured or wire.output_format
     return ReplyRules(
-        tool_choice=_to_tool_choice(wire),
+        tool_choice=to_tool_choice(wire),
         parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
         response_format=ResponseFormat("json_schema", output_format.schema_)
         if output_format
         else None,
         thinking_budget=_thinking_budget(wire),
     )
+
+
+def field_names(wire: PromptFields) -> dict[str, str]:
+    """What the chat API calls otherwise; see `named_as`."""
+    form = "output_format" if wire.output_format else "output_config.format"
+    return {
+        "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+        "response_format": form,
+        "response_format.json_schema": form,
+        "stop": "stop_sequences",
+        "thinking_token_budget": "thinking.budget_tokens",
+    }
 
 
 def to_params(wire: MessagesRequest, card: ModelCard) -> SamplingParams:
@@ -112,6 +128,16 @@ def _to_system(wire: PromptFields) -> list[Message]:
     texts = [_BILLING_HEADER.sub("", text) for text in _texts_of(wire.system, "system")]
     parts = tuple(TextPart(text) for text in texts if text)
     return [Message(role="system", content=parts)] if parts else []
+
+
+def _check_results(wire: MessageWire, where: str, call_ids: Set[str]) -> None:
+    for index, block in enumerate(_blocks_of(wire.content)):
+        if isinstance(block, ToolResultBlockWire) and block.tool_use_id not in call_ids:
+            raise InvalidRequestError(
+                f"{where}.{index}: unexpected `tool_use_id` found in `tool_result` blocks: "
+                f"{block.tool_use_id}. A `tool_use` block with this id must come before.",
+                param=f"{where}.{index}.tool_use_id",
+            )
 
 
 def _to_turns(wire: MessageWire, where: str) -> Iterator[Message]:
@@ -165,7 +191,14 @@ def _blocks_of(content: str | Sequence[_BlockT]) -> Sequence[_BlockT | TextBlock
     return (TextBlockWire(type="text", text=content),) if isinstance(content, str) else content
 
 
-_TextualBlock = TextBlockWire | DocumentBlockWire | SearchResultBlockWire | UnsupportedBlockWire
+_TextualBlock = (
+    TextBlockWire
+    | DocumentBlockWire
+    | SearchResultBlockWire
+    | ToolReferenceBlockWire
+    | ToolChangeBlockWire
+    | UnsupportedBlockWire
+)
 
 
 def _texts_of(content: str | Sequence[_TextualBlock], where: str) -> list[str]:
@@ -176,6 +209,11 @@ def _text_of(block: _TextualBlock, where: str) -> str:
     match block:
         case TextBlockWire():
             return block.text
+        case ToolReferenceBlockWire(tool_name=name):
+            return f"The tool {name} can be called now.\n"
+        case ToolChangeBlockWire(type=kind, tool=tool):
+            adverb = "no longer" if kind == "tool_removal" else "now"
+            return f"The tool {tool.name} can {adverb} be called.\n"
         case SearchResultBlockWire():
             found = (part.text for part in block.content)
             return "\n".join((block.title, block.source, *found, ""))
@@ -234,47 +272,6 @@ def _clear_thinking(
             for index, message in enumerate(messages)
         ]
     return messages
-
-
-def _to_tools(wire: PromptFields) -> tuple[ToolSpec, ...]:
-    tools = list[ToolSpec]()
-    for index, tool in enumerate(wire.tools or ()):
-        if isinstance(tool, ServerToolWire):
-            raise UnsupportedFeatureError(
-                f"'tools.{index}' is of type '{tool.type}'; this server takes tools that the "
-                "caller runs and describes by an 'input_schema' only.",
-                param=f"tools.{index}.type",
-            )
-        if any(tool.name == other.name for other in tools):
-            raise InvalidRequestError(
-                f"Two tools have the name '{tool.name}'.", param=f"tools.{index}.name"
-            )
-        tools.append(
-            ToolSpec(
-                name=tool.name,
-                description=tool.description,
-                parameters=tool.input_schema,
-                strict=bool(tool.strict),
-            )
-        )
-    return tuple(tools)
-
-
-def _to_tool_choice(wire: PromptFields) -> ToolChoice:
-    choice = wire.tool_choice
-    if choice is None or choice.type == "none":
-        return ToolChoice("auto" if choice is None else "none")
-    names = {tool.name for tool in _to_tools(wire)}
-    if isinstance(choice, NamedToolChoiceWire):
-        if choice.name not in names:
-            raise InvalidRequestError(
-                f"'tool_choice' names '{choice.name}', which 'tools' does not hold.",
-                param="tool_choice.name",
-            )
-        return ToolChoice("named", choice.name)
-    if not names:
-        raise InvalidRequestError("'tool_choice' goes with 'tools' only.", param="tool_choice")
-    return ToolChoice("required" if choice.type == "any" else "auto")
 
 
 def _reasoning_effort(wire: PromptFields) -> str | None:

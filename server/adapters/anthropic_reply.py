@@ -7,12 +7,8 @@ Source: platform.claude.com/docs/en/build-with-claude/streaming and .../api/mess
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
-
-from pydantic_core import from_json
 
 from pippin.core.parsing.events import (
     ContentDelta,
@@ -25,6 +21,7 @@ from pippin.core.parsing.events import (
 from pippin.core.request import FinishReason, RequestOutput
 
 from ..sse import encode_event
+from .call_arguments import salvage_arguments
 from .reply_reader import ReplyReader
 
 # Clients send thoughts back only with a signature. Nobody checks this one.
@@ -69,6 +66,7 @@ class MessageEvents:
         self._has_begun = False
         self._num_blocks = 0
         self._open: str | None = None
+        self._is_behind_call = False
 
     def read(self, output: RequestOutput) -> Iterator[dict[str, Any]]:
         """The events of one output."""
@@ -97,6 +95,8 @@ class MessageEvents:
                 if not self._omit_thinking:
                     yield self._delta(text)
             case ContentDelta(text):
+                if self._is_behind_call:
+                    text = text.removeprefix("\n")  # it stood for the call
                 yield from self._begin_block("text", text="")
                 yield self._delta(text)
             case ToolCallStart(_, call_id, name):
@@ -112,6 +112,7 @@ class MessageEvents:
             return
         yield from self._end_block()
         self._open = kind
+        self._is_behind_call = kind == "tool_use"
         block = {"type": kind, **fields}
         yield {"type": "content_block_start", "index": self._num_blocks, "content_block": block}
 
@@ -214,28 +215,9 @@ class MessageCollector:
     def _finish(self, block: dict[str, Any]) -> None:
         text = "".join(self._texts)
         if block["type"] == "tool_use":
-            block["input"] = _parse_input(text)
+            block["input"] = salvage_arguments(text)
         else:
             block[block["type"]] = text
-
-
-def _parse_input(text: str) -> Any:
-    """The arguments of a call; of one that broke off, as far as they make sense."""
-    # Otherwise there are none, or this is what is left of a call that broke off before them.
-    if not text.startswith("{"):
-        return {}
-    try:
-        return from_json(text, allow_partial=True)
-    except ValueError:
-        try:
-            json.loads(text)
-        except json.JSONDecodeError as error:
-            with suppress(ValueError):
-                return from_json(text[: error.pos], allow_partial=True)
-            return {}
-        except RecursionError:
-            return {}
-        raise
 
 
 def frame_event(event: dict[str, Any]) -> bytes:

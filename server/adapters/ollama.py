@@ -42,6 +42,15 @@ _OPTIONS = {
     "frequency_penalty": "frequency_penalty",
 }
 
+# What the chat API calls otherwise; see `named_as`.
+FIELD_NAMES = {
+    **{name: f"options.{ours}" for ours, name in _OPTIONS.items()},
+    "max_tokens": "options.num_predict",
+    "response_format": "format",
+    "response_format.json_schema": "format",
+    "seed": "options.seed",
+}
+
 
 def to_chat_prompt(wire: OllamaChatRequest) -> ChatPrompt:
     """The conversation."""

@@ -21,6 +21,7 @@ from pippin.core.parsing.events import (
 )
 from pippin.core.request import PositionLogprobs, RequestOutput, TokenLogprob
 
+from .call_arguments import salvage_arguments
 from .reply import finish_reason_to_wire, logprob_to_wire
 from .reply_reader import ReplyReader
 
@@ -105,7 +106,7 @@ class OllamaReply:
                     function = {
                         "index": index,
                         "name": self._call.name,
-                        "arguments": json.loads("".join(self._arguments) or "{}"),
+                        "arguments": salvage_arguments("".join(self._arguments)),
                     }
                     yield {"tool_calls": [{"id": self._call.call_id, "function": function}]}
 

@@ -25,6 +25,7 @@ from ..schemas.openai_chat import (
     ToolChoiceWire,
     ToolMessage,
 )
+from .call_arguments import read_arguments
 from .sampling import check_stream_options, to_sampling_params
 from .tool_names import check_tool_names
 
@@ -62,7 +63,19 @@ def to_messages(messages: Sequence[MessageWire]) -> tuple[Message, ...]:
     Raises:
         InvalidRequestError: One of them cannot be taken; names it.
     """
-    return tuple(_to_message(wire, f"messages.{index}") for index, wire in enumerate(messages))
+    call_ids: set[str] = set()
+    turns = []
+    for index, wire in enumerate(messages):
+        turn = _to_message(wire, f"messages.{index}")
+        call_ids.update(call.call_id for call in turn.tool_calls)
+        if turn.tool_call_id is not None and turn.tool_call_id not in call_ids:
+            raise InvalidRequestError(
+                f"Messages with role 'tool' must be a response to a preceding message with "
+                f"'tool_calls': none before 'messages.{index}' has the id '{turn.tool_call_id}'.",
+                param=f"messages.{index}.tool_call_id",
+            )
+        turns.append(turn)
+    return tuple(turns)
 
 
 def to_rules(wire: ChatCompletionRequest) -> ReplyRules:
@@ -77,6 +90,17 @@ def to_rules(wire: ChatCompletionRequest) -> ReplyRules:
         response_format=_to_response_format(wire),
         thinking_budget=wire.thinking_token_budget,
     )
+
+
+def field_names(wire: ChatCompletionRequest) -> dict[str, str]:
+    """What is called otherwise in this request; see `named_as`."""
+    if wire.structured_outputs is None:
+        return {}
+    name = "json" if wire.structured_outputs.json_ is not None else "json_object"
+    return {
+        "response_format": f"structured_outputs.{name}",
+        "response_format.json_schema.schema": "structured_outputs.json",
+    }
 
 
 def _offered_tools(wire: ChatCompletionRequest) -> tuple[ToolSpec, ...]:
@@ -204,7 +228,8 @@ def _to_assistant_message(
 
 
 def _to_tool_call(wire: ToolCallWire) -> ToolCall:
-    return ToolCall(call_id=wire.id, name=wire.function.name, arguments=wire.function.arguments)
+    called = wire.function
+    return ToolCall(call_id=wire.id, name=called.name, arguments=read_arguments(called.arguments))
 
 
 def _to_parts(content: ContentWire | None, where: str) -> tuple[TextPart, ...]:

@@ -1,5 +1,8 @@
 """Outputs to chat completion objects and chunks.
 
+As OpenAI says it, ``logprobs.content`` is of the message's content tokens: there are none of
+thoughts, calls and markers.
+
 Source: platform.openai.com/docs/api-reference/chat/object and .../chat/streaming.
 """
 
@@ -38,7 +41,10 @@ class ChatReplyCollector:
         self._head = head
         self._usage = usage
         self._with_logprobs = with_logprobs
-        self._readers = [ReplyReader(generation.make_parser()) for _ in range(num_choices)]
+        self._readers = [
+            ReplyReader(generation.make_parser(), with_logprobs=with_logprobs)
+            for _ in range(num_choices)
+        ]
         self._events: list[list[ReplyEvent]] = [[] for _ in range(num_choices)]
         self._logprobs: list[list[PositionLogprobs]] = [[] for _ in range(num_choices)]
         self._finish_reasons: list[FinishReason | None] = [None] * num_choices
@@ -46,8 +52,10 @@ class ChatReplyCollector:
     def feed(self, prompt_index: int, output: RequestOutput) -> None:
         """Take in one output. There is one prompt only."""
         self._usage.note(prompt_index, output)
-        self._events[output.index] += self._readers[output.index].read(output)
-        self._logprobs[output.index].extend(output.logprobs)
+        reader = self._readers[output.index]
+        for event, logprobs in reader.read_scored(output):
+            self._events[output.index].append(event)
+            self._logprobs[output.index] += logprobs
         self._finish_reasons[output.index] = output.finish_reason
 
     def reply(self) -> dict[str, Any]:
@@ -82,11 +90,15 @@ class ChatChunkWriter:
         *,
         num_choices: int,
         include_usage: bool,
+        with_logprobs: bool,
     ) -> None:
         self._head = head
         self._usage = usage
         self._include_usage = include_usage
-        self._readers = [ReplyReader(generation.make_parser()) for _ in range(num_choices)]
+        self._readers = [
+            ReplyReader(generation.make_parser(), with_logprobs=with_logprobs)
+            for _ in range(num_choices)
+        ]
         self._begun = [False] * num_choices
         self._templates = [
             EventTemplate(self._chunk(index, {"content": TEXT_SLOT}))
@@ -103,17 +115,12 @@ class ChatChunkWriter:
             first = self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
             frames = encode_event(first)
         reader = self._readers[index]
-        events = reader.read(output)
-        # With the first that the output shows, whether or not it is all of its tokens' text.
-        logprobs = _logprobs(output.logprobs) if output.logprobs else None
-        for event in events:
-            if logprobs is None and isinstance(event, ContentDelta):
+        for event, positions in reader.read_scored(output):
+            if not positions and isinstance(event, ContentDelta):
                 frames += self._templates[index].fill(event.text)
             elif delta := _delta(event):
+                logprobs = _logprobs(positions) if positions else None
                 frames += encode_event(self._chunk(index, delta, logprobs=logprobs))
-                logprobs = None
-        if logprobs is not None:
-            frames += encode_event(self._chunk(index, {"content": ""}, logprobs=logprobs))
         if output.finish_reason is not None:
             reason = finish_reason_to_wire(output.finish_reason, calls_tools=reader.has_tool_calls)
             frames += encode_event(self._chunk(index, {}, finish_reason=reason))

@@ -7,40 +7,50 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pippin.core.engine.client import EngineClient, ModelCard
 from pippin.core.errors import InvalidRequestError, UnsupportedFeatureError
-from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall, ToolSpec
-from pippin.core.reply_rules import ReplyRules, ResponseFormat, ToolChoice
+from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall
+from pippin.core.reply_rules import ReplyRules, ResponseFormat
 from pippin.core.sampling_params import SamplingParams
 
 from ..schemas.openai_responses import (
-    AllowedTools,
     ContentWire,
+    CustomCallItem,
     FunctionCallItem,
     FunctionOutputItem,
-    FunctionToolWire,
+    InputFields,
     JsonSchemaFormat,
     MediaPartWire,
     MessageItem,
-    NamedFunction,
     ReasoningItem,
     RefusalPartWire,
     ResponsesRequest,
     StoredItem,
 )
+from .call_arguments import read_arguments
+from .openai_responses_tools import name_for_model, offered_tools, to_arguments, to_tool_choice
 from .sampling import check_stream_options, to_sampling_params
-from .tool_names import check_tool_names
+
+# What the chat API calls otherwise; see `named_as`.
+FIELD_NAMES = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "response_format.json_schema": "text.format",
+}
 
 _OPAQUE_MARK = "pippin:"
 _ID_PREFIXES = {
     "message": "msg",
     "function_call": "fc",
     "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
     "reasoning": "rs",
 }
 
@@ -60,7 +70,7 @@ def to_opaque(reasoning: str) -> str:
     return _OPAQUE_MARK + base64.b64encode(reasoning.encode()).decode()
 
 
-def to_prompt(wire: ResponsesRequest, items: Sequence[StoredItem], num_earlier: int) -> ChatPrompt:
+def to_prompt(wire: InputFields, items: Sequence[StoredItem], num_earlier: int) -> ChatPrompt:
     """The conversation.
 
     Args:
@@ -76,7 +86,7 @@ def to_prompt(wire: ResponsesRequest, items: Sequence[StoredItem], num_earlier: 
             *([Message(role="system", content=(TextPart(system),))] if system else ()),
             *to_messages(items, num_earlier, (earlier_field, "input")),
         ),
-        tools=tuple(_to_tool(tool) for tool in offered_tools(wire)),
+        tools=offered_tools(wire),
         reasoning_effort=wire.reasoning.effort if wire.reasoning else None,
         template_kwargs=wire.chat_template_kwargs or {},
     )
@@ -95,7 +105,7 @@ def to_rules(wire: ResponsesRequest) -> ReplyRules:
     elif form is not None and form.type == "json_object":
         response_format = ResponseFormat("json_object")
     return ReplyRules(
-        tool_choice=_to_tool_choice(wire),
+        tool_choice=to_tool_choice(wire),
         parallel_tool_calls=wire.parallel_tool_calls is not False,
         response_format=response_format,
         thinking_budget=wire.thinking_token_budget,
@@ -120,22 +130,6 @@ def to_params(wire: ResponsesRequest, card: ModelCard) -> SamplingParams:
 def wants_logprobs(wire: ResponsesRequest) -> bool:
     """Whether either of the two ways to ask for logprobs is used."""
     return bool(wire.top_logprobs) or "message.output_text.logprobs" in (wire.include or ())
-
-
-def offered_tools(wire: ResponsesRequest) -> list[FunctionToolWire]:
-    """The tools that the model is told of: none if it may call none.
-
-    Raises:
-        InvalidRequestError: Two have the same name, or one is chosen that is not there.
-    """
-    tools = {tool.name: tool for tool in wire.tools or ()}
-    choice = wire.tool_choice
-    named = choice.tools if isinstance(choice, AllowedTools) else ()
-    chosen = (choice,) if isinstance(choice, NamedFunction) else named
-    check_tool_names([tool.name for tool in wire.tools or ()], [tool.name for tool in chosen])
-    if choice == "none":
-        return []
-    return [tools[tool.name] for tool in named] if named else list(tools.values())
 
 
 async def cut_to_fit(engine: EngineClient, prompt: ChatPrompt, num_wanted: int) -> ChatPrompt:
@@ -186,27 +180,6 @@ def _to_stored(item: StoredItem, its_id: str) -> dict[str, Any]:
     return stored
 
 
-def _to_tool_choice(wire: ResponsesRequest) -> ToolChoice:
-    choice = wire.tool_choice
-    if isinstance(choice, NamedFunction):
-        return ToolChoice("named", choice.name)
-    mode = choice.mode if isinstance(choice, AllowedTools) else choice
-    if mode == "required" and not wire.tools:
-        raise InvalidRequestError(
-            "'tool_choice' is 'required', but there are no tools.", param="tool_choice"
-        )
-    return ToolChoice(mode or "auto") if wire.tools else ToolChoice("none")
-
-
-def _to_tool(wire: FunctionToolWire) -> ToolSpec:
-    return ToolSpec(
-        name=wire.name,
-        description=wire.description,
-        parameters=wire.parameters or {"type": "object", "properties": {}},
-        strict=bool(wire.strict),
-    )
-
-
 @dataclass
 class _AssistantTurn:
     """What one run of assistant items adds up to."""
@@ -243,13 +216,21 @@ def to_messages(
     messages: list[Message] = []
     turn = _AssistantTurn()
     call_ids: set[str] = set()
+    answered = {item.call_id for item in items if isinstance(item, FunctionOutputItem)}
     for index, item in enumerate(items):
         where = f"{field_name}.{index - num_earlier}" if index >= num_earlier else earlier_field
         if isinstance(item, ReasoningItem):
             turn.reasoning.append(_to_reasoning(item, where))
         elif isinstance(item, FunctionCallItem):
+            arguments = read_arguments(item.arguments)
+            is_cut = isinstance(arguments, str) and item.status == "incomplete"
+            if is_cut and item.call_id not in answered:
+                continue  # by the token limit: nobody will answer it
             call_ids.add(item.call_id)
-            turn.tool_calls += _to_calls(item, where)
+            turn.tool_calls.append(_to_call(item, arguments))
+        elif isinstance(item, CustomCallItem):
+            call_ids.add(item.call_id)
+            turn.tool_calls.append(_to_call(item, to_arguments(item.input)))
         elif isinstance(item, MessageItem) and item.role == "assistant":
             if turn.content:
                 messages += turn.to_messages()
@@ -265,7 +246,7 @@ def to_messages(
             assert isinstance(item, FunctionOutputItem)
             if item.call_id not in call_ids:
                 raise InvalidRequestError(
-                    f"No function call before '{where}' has the call_id '{item.call_id}'.",
+                    f"No call before '{where}' has the call_id '{item.call_id}'.",
                     param=f"{where}.call_id",
                 )
             parts = _to_parts(item.output, f"{where}.output")
@@ -273,18 +254,11 @@ def to_messages(
     return messages + turn.to_messages()
 
 
-def _to_calls(item: FunctionCallItem, where: str) -> list[ToolCall]:
-    try:
-        arguments = json.loads(item.arguments or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if isinstance(arguments, dict):
-        return [ToolCall(call_id=item.call_id, name=item.name, arguments=arguments)]
-    if item.status == "incomplete":
-        return []  # cut off by the token limit: nobody can answer it
-    raise InvalidRequestError(
-        f"'{where}.arguments' is not a JSON object.", param=f"{where}.arguments"
-    )
+def _to_call(
+    item: FunctionCallItem | CustomCallItem, arguments: Mapping[str, Any] | str
+) -> ToolCall:
+    name = name_for_model(item.name, item.namespace)
+    return ToolCall(call_id=item.call_id, name=name, arguments=arguments)
 
 
 def _to_reasoning(item: ReasoningItem, where: str) -> str:

@@ -9,7 +9,7 @@ Source: platform.openai.com/docs/api-reference/responses-streaming; openresponse
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pippin.core.parsing.events import (
@@ -27,6 +27,7 @@ from ..errors import HttpError
 from ..schemas.openai_responses import ResponsesRequest
 from ..sse import encode_event
 from .openai_responses import item_id, to_opaque
+from .openai_responses_tools import OfferedTool, echo_tools, to_input
 from .reply import ReplyHead, logprob_to_wire
 from .reply_reader import ReplyReader
 
@@ -37,6 +38,7 @@ _TEXT_NAMES = {
     "message": ("output_text", "output_text"),
     "reasoning": ("reasoning_text", "reasoning_text"),
     "function_call": ("function_call_arguments", None),
+    "custom_tool_call": ("custom_tool_call_input", None),
 }
 
 
@@ -49,6 +51,7 @@ class ResponseReply:
         with_opaque_reasoning: Whether reasoning also goes out as ``encrypted_content``.
         keep: Called with the object once the answer has ended, however it ended. Calls that broke
             off are left out: a model that reads on there would choke on them.
+        tools: Those that may be called, by the names that the model knows.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class ResponseReply:
         num_prompt_tokens: int,
         with_opaque_reasoning: bool,
         keep: Callable[[dict[str, Any]], None],
+        tools: Mapping[str, OfferedTool],
     ) -> None:
         self._head = head
         self._reader = reader
@@ -67,9 +71,9 @@ class ResponseReply:
         self._num_prompt_tokens = num_prompt_tokens
         self._with_opaque_reasoning = with_opaque_reasoning
         self._keep_whole = keep
+        self._tools = tools
         self._items: list[_Item] = []
         self._last: RequestOutput | None = None
-        self._held_logprobs: list[PositionLogprobs] = []
         self._num_events = 0
 
     def open(self) -> bytes:
@@ -128,36 +132,34 @@ class ResponseReply:
 
     def _step(self, output: RequestOutput) -> list[Event]:
         self._last = output
-        self._held_logprobs += output.logprobs
-        read = self._reader.read(output)
-        events = [event for it in read for event in self._take(it)]
-        # A token's logprobs wait for the content that its text ends up in. Whatever else was read
-        # shows that the text was a marker, a thought or a call, and those have no logprobs.
-        if read:
-            self._held_logprobs.clear()
+        events = [event for it in self._reader.read_scored(output) for event in self._take(*it)]
         if output.finish_reason is not None:
             if not self._items:
                 events += self._open_item("message")  # clients look for one
-            is_call = self._items[-1].kind == "function_call"
+            is_call = self._items[-1].is_call
             is_whole = output.finish_reason is FinishReason.STOP and not is_call
             events += self._close_item("completed" if is_whole else "incomplete")
         return events
 
-    def _take(self, event: ReplyEvent) -> list[Event]:
+    def _take(self, event: ReplyEvent, logprobs: Sequence[PositionLogprobs]) -> list[Event]:
         match event:
             case ReasoningDelta(text):
                 return [*self._open_item("reasoning"), self._items[-1].add_text(text)]
             case ContentDelta(text):
+                if self._items and self._items[-1].is_call:
+                    text = text.removeprefix("\n")  # it stood for the call
                 opening = self._open_item("message")
-                delta = self._items[-1].add_text(text, self._held_logprobs)
-                self._held_logprobs = []
-                return [*opening, delta]
+                return [*opening, self._items[-1].add_text(text, logprobs)]
             case ToolCallStart(_, call_id, name):
                 closing = self._end_item()
-                call = {"call_id": call_id, "name": name, "arguments": ""}
-                return [*closing, *self._open_item("function_call", **call)]
+                tool = self._tools.get(name)
+                kind = tool.item_type if tool else "function_call"
+                names = tool.item_fields if tool else {"name": name}
+                return [*closing, *self._open_item(kind, call_id=call_id, **names)]
             case ToolCallDelta(_, arguments):
-                return [self._items[-1].add_text(arguments)]
+                delta = self._items[-1].add_text(arguments)
+                # What a custom tool is given stands in the arguments once they are whole.
+                return [] if self._items[-1].kind == "custom_tool_call" else [delta]
             case ToolCallEnd():
                 return self._close_item("completed")
 
@@ -171,14 +173,14 @@ class ResponseReply:
 
     def _end_item(self) -> list[Event]:
         """Close the item that something else follows: a call is not whole then."""
-        is_call = bool(self._items) and self._items[-1].kind == "function_call"
+        is_call = bool(self._items) and self._items[-1].is_call
         return self._close_item("incomplete" if is_call else "completed")
 
     def _keep(self, response: dict[str, Any]) -> None:
         output = [
             item
             for item in response["output"]
-            if (item["type"], item["status"]) != ("function_call", "incomplete")
+            if "call_id" not in item or item["status"] != "incomplete"
         ]
         self._keep_whole({**response, "output": output})
 
@@ -238,6 +240,11 @@ class _Item:
             self.data |= {"summary": [], "content": []}
         self._index = index
         self._name, self._part_type = _TEXT_NAMES[kind]
+        self.is_call = self._part_type is None
+        if self.is_call:
+            # The last word of the events' name: arguments, or input.
+            self._field = self._name.rpartition("_")[2]
+            self.data[self._field] = ""
         self._texts: list[str] = []
         self._logprobs: list[PositionLogprobs] = []
 
@@ -254,9 +261,13 @@ class _Item:
 
     def close(self, status: str, *, with_opaque_reasoning: bool) -> list[Event]:
         text = "".join(self._texts)
-        if self._part_type is None:
-            self.data["arguments"] = text
-            events = [self._event(f"{self._name}.done", arguments=text)]
+        events: list[Event] = []
+        if self.is_call:
+            if self.kind == "custom_tool_call":
+                text = to_input(text)
+                events = [self._event(f"{self._name}.delta", delta=text)] if text else []
+            self.data[self._field] = text
+            events.append(self._event(f"{self._name}.done", **{self._field: text}))
         else:
             part = self._part()
             self.data["content"] = [part]
@@ -313,16 +324,7 @@ def echo_of(wire: ResponsesRequest, params: SamplingParams, *, is_stored: bool) 
         "temperature": params.temperature,
         "text": {"format": shown_form, "verbosity": "medium"},
         "tool_choice": choice if isinstance(choice, str) else choice.model_dump(mode="json"),
-        "tools": [
-            {
-                "type": "function",
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": tool.parameters,
-                "strict": bool(tool.strict),
-            }
-            for tool in wire.tools or ()
-        ],
+        "tools": echo_tools(wire),
         "top_logprobs": wire.top_logprobs or 0,
         "top_p": params.top_p,
         "presence_penalty": params.presence_penalty,

@@ -13,7 +13,7 @@ from pippin.core.messages import Prompt
 from pippin.core.reply_rules import ReplyRules
 from pippin.core.sampling_params import SamplingParams
 
-from ..adapters.anthropic_messages import to_params, to_prompt, to_rules
+from ..adapters.anthropic_messages import field_names, to_params, to_prompt, to_rules
 from ..adapters.anthropic_reply import (
     PING,
     MessageCollector,
@@ -21,6 +21,7 @@ from ..adapters.anthropic_reply import (
     MessageWriter,
     frame_event,
 )
+from ..adapters.field_names import named_as
 from ..adapters.reply_reader import ReplyReader
 from ..schemas.anthropic_messages import CountTokensRequest, MessagesRequest
 from ..schemas.wire_model import parse_body
@@ -33,11 +34,11 @@ async def create_message(request: Request) -> Response:
     service = service_of(request)
     wire = parse_body(MessagesRequest, await request.body())
     service.check_model(wire.model)
-    params = to_params(wire, service.engine.model_card)
+    prompt, rules = to_prompt(wire), to_rules(wire)
     head = service.make_reply_head("msg", separator="_")
-    generation = await _submit(
-        service.engine, to_prompt(wire), params, to_rules(wire), request_id=head.reply_id
-    )
+    with named_as(field_names(wire)):
+        params = to_params(wire, service.engine.model_card)
+        generation = await _submit(service.engine, prompt, params, rules, request_id=head.reply_id)
     events = MessageEvents(
         ReplyReader(generation.make_parser()),
         reply_id=head.reply_id,

@@ -14,7 +14,8 @@ from pippin.core.engine.client import ModelCard
 from pippin.core.errors import InvalidRequestError, UnsupportedFeatureError
 from pippin.core.messages import Prompt
 
-from ..adapters.ollama import to_chat_prompt, to_generate_prompt, to_params, to_rules
+from ..adapters.field_names import named_as
+from ..adapters.ollama import FIELD_NAMES, to_chat_prompt, to_generate_prompt, to_params, to_rules
 from ..adapters.ollama_reply import OllamaReply, encode_line, timestamp
 from ..schemas.ollama import (
     OllamaChatRequest,
@@ -38,25 +39,25 @@ _STREAM = StreamStyle(
 
 
 async def chat(request: Request) -> Response:
-    """``POST /api/chat``."""
+    """Answer a conversation."""
     wire = parse_body(OllamaChatRequest, await request.body())
     return await _answer(request, wire, to_chat_prompt(wire) if wire.messages else None)
 
 
 async def generate(request: Request) -> Response:
-    """``POST /api/generate``."""
+    """Continue a text, or answer one."""
     wire = parse_body(OllamaGenerateRequest, await request.body())
     return await _answer(request, wire, to_generate_prompt(wire) if wire.prompt else None)
 
 
 async def list_local_models(request: Request) -> Response:
-    """``GET /api/tags``."""
+    """The one model, as if pulled."""
     card = service_of(request).engine.model_card
     return JSONResponse({"models": [_entry(card) | {"modified_at": timestamp(card.created_unix)}]})
 
 
 async def list_running_models(request: Request) -> Response:
-    """``GET /api/ps``."""
+    """The one model, as it is loaded."""
     card = service_of(request).engine.model_card
     entry = _entry(card)
     on_gpu = card.details.get("device") != "cpu"
@@ -69,7 +70,7 @@ async def list_running_models(request: Request) -> Response:
 
 
 async def show_local_model(request: Request) -> Response:
-    """``POST /api/show``."""
+    """What is known of the model."""
     service = service_of(request)
     wire = parse_body(OllamaShowRequest, await request.body())
     name = wire.model or wire.name
@@ -104,12 +105,12 @@ async def show_local_model(request: Request) -> Response:
 
 
 async def show_api_version(request: Request) -> Response:
-    """``GET /api/version``."""
+    """Whose API this is like."""
     return JSONResponse({"version": _API_VERSION})
 
 
 async def embed(request: Request) -> Response:
-    """``POST /api/embed`` and ``/api/embeddings``."""
+    """Refuse: there are no embeddings."""
     wire = parse_body(OllamaEmbedRequest, await request.body())
     _check_model(service_of(request), wire.model)
     raise UnsupportedFeatureError("This model does not support embeddings.", param="model")
@@ -119,14 +120,16 @@ async def _answer(request: Request, wire: OllamaRequest, prompt: Prompt | None) 
     begun_ns = time.perf_counter_ns()
     service = service_of(request)
     _check_model(service, wire.model)
-    params = to_params(wire, service.engine.model_card)
+    with named_as(FIELD_NAMES):
+        params = to_params(wire, service.engine.model_card)
     is_chat = isinstance(wire, OllamaChatRequest)
     if prompt is None:
         return _answer_nothing(wire, is_chat=is_chat)
     head = service.make_reply_head("ollama")
-    generation = await service.engine.submit(
-        prompt, params, request_id=head.reply_id, rules=to_rules(wire)
-    )
+    with named_as(FIELD_NAMES if is_chat else {**FIELD_NAMES, "messages": "prompt"}):
+        generation = await service.engine.submit(
+            prompt, params, request_id=head.reply_id, rules=to_rules(wire)
+        )
     reply = OllamaReply(wire.model, generation, begun_ns=begun_ns, is_chat=is_chat)
     if wire.stream is False:
         return await answer_at_once(request, [generation], reply, service)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..adapters.openai_chat import to_params, to_prompt, to_rules
+from ..adapters.field_names import named_as
+from ..adapters.openai_chat import field_names, to_params, to_prompt, to_rules
 from ..adapters.openai_chat_reply import ChatChunkWriter, ChatReplyCollector
 from ..adapters.reply import UsageCounter
 from ..schemas.openai_chat import ChatCompletionRequest
@@ -23,19 +24,25 @@ async def create_chat_completion(request: Request) -> Response:
     params = to_params(wire, service.engine.model_card)
     num_choices = wire.n or 1
     head = service.make_reply_head("chatcmpl")
-    generation = await service.engine.submit(
-        prompt,
-        params,
-        request_id=head.reply_id,
-        num_sequences=num_choices,
-        cache_salt=wire.cache_salt or "",
-        rules=to_rules(wire),
-    )
+    with named_as(field_names(wire)):
+        generation = await service.engine.submit(
+            prompt,
+            params,
+            request_id=head.reply_id,
+            num_sequences=num_choices,
+            cache_salt=wire.cache_salt or "",
+            rules=to_rules(wire),
+        )
     usage = UsageCounter(len(generation.prompt_token_ids))
     if wire.stream:
         include_usage = bool(wire.stream_options and wire.stream_options.include_usage)
         writer = ChatChunkWriter(
-            head, usage, generation, num_choices=num_choices, include_usage=include_usage
+            head,
+            usage,
+            generation,
+            num_choices=num_choices,
+            include_usage=include_usage,
+            with_logprobs=bool(wire.logprobs),
         )
         return GenerationStream(request, [generation], writer, service, reply_id=head.reply_id)
     collector = ChatReplyCollector(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -23,20 +24,26 @@ from pippin.core.errors import (
 from pippin.core.messages import ChatPrompt
 from pippin.core.sampling_params import SamplingParams
 
+from ..adapters.field_names import named_as
 from ..adapters.openai_responses import (
+    FIELD_NAMES,
     cut_to_fit,
     reply_id_of,
     to_params,
     to_prompt,
     to_rules,
     to_stored_items,
+    wants_logprobs,
 )
 from ..adapters.openai_responses_reply import ResponseReply, echo_of
+from ..adapters.openai_responses_tools import all_tools, left_out
 from ..adapters.reply_reader import ReplyReader
 from ..errors import ResponseNotFoundError
 from ..response_store import Change, ResponseStore, StoredConversation, StoredResponse
 from ..schemas.openai_responses import (
     STORED_ITEMS,
+    InputFields,
+    InputTokensRequest,
     ItemReference,
     ItemWire,
     MessageItem,
@@ -46,6 +53,8 @@ from ..schemas.openai_responses import (
 from ..schemas.wire_model import parse_body
 from ..service import Service, service_of
 from ..streaming import GenerationStream, StreamStyle, answer_at_once
+
+logger = logging.getLogger(__name__)
 
 MAX_LISTED_ITEMS = 100
 
@@ -72,7 +81,8 @@ async def create_response(request: Request) -> Response:
     earlier = await _earlier_items(wire, state.store)
     items = await resolve_items(wire.input, state.store, "input")
     prompt = to_prompt(wire, [*earlier, *items], len(earlier))
-    params = to_params(wire, service.engine.model_card)
+    with named_as(FIELD_NAMES):
+        params = to_params(wire, service.engine.model_card)
     head = service.make_reply_head("resp", separator="_")
     echo = echo_of(wire, params, is_stored=store is not None)
     conversation_id = wire.conversation_id
@@ -92,15 +102,50 @@ async def create_response(request: Request) -> Response:
 
     reply = state.replies[head.reply_id] = ResponseReply(
         head,
-        ReplyReader(generation.make_parser()),
+        ReplyReader(generation.make_parser(), with_logprobs=wants_logprobs(wire)),
         echo,
         num_prompt_tokens=len(generation.prompt_token_ids),
         with_opaque_reasoning="reasoning.encrypted_content" in (wire.include or ()),
         keep=keep,
+        tools=all_tools(wire),
     )
+    answer: Response
     if wire.stream:
-        return _ResponseStream(request, generation, reply, service, reply_id=head.reply_id)
-    return await answer_at_once(request, [generation], reply, service, reply_id=head.reply_id)
+        answer = _ResponseStream(request, generation, reply, service, reply_id=head.reply_id)
+    else:
+        answer = await answer_at_once(request, [generation], reply, service, reply_id=head.reply_id)
+    for warning in left_out(wire):
+        logger.info("tool_left_out request_id=%s %s", request.state.request_id, warning)
+        answer.headers.append("pippin-warning", warning)
+    return answer
+
+
+async def count_input_tokens(request: Request) -> Response:
+    """How long the prompt is that the same request would run."""
+    service, state = service_of(request), state_of(request)
+    wire = parse_body(InputTokensRequest, await request.body())
+    if wire.model is not None:
+        service.check_model(wire.model)
+    earlier = await _earlier_items(wire, state.store)
+    items = await resolve_items(wire.input or (), state.store, "input")
+    prompt = to_prompt(wire, [*earlier, *items], len(earlier))
+    with named_as(FIELD_NAMES):
+        token_ids = await service.engine.tokenize(prompt)
+        if wire.truncation == "auto" and len(token_ids) >= service.engine.model_card.max_model_len:
+            token_ids = await service.engine.tokenize(await cut_to_fit(service.engine, prompt, 1))
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(token_ids)})
+
+
+async def refuse_compaction(request: Request) -> Response:
+    """Refuse: what stands for a conversation there is a model's own, and opaque.
+
+    Raises:
+        UnsupportedFeatureError: Always.
+    """
+    raise UnsupportedFeatureError(
+        "This server does not compact conversations: /v1/responses/compact is not supported. "
+        "Send a shorter 'input', or 'truncation': 'auto' to /v1/responses."
+    )
 
 
 async def show_response(request: Request) -> Response:
@@ -213,18 +258,13 @@ async def _submit(
         cache_salt=wire.cache_salt or "",
         rules=to_rules(wire),
     )
-    try:
+    with named_as(FIELD_NAMES):
         try:
             return await submit(prompt)
         except ContextLengthError:
             if wire.truncation != "auto":
                 raise
         return await submit(await cut_to_fit(service.engine, prompt, params.max_tokens or 1))
-    except InvalidRequestError as error:
-        # The engine knows conversations by their name in the chat API.
-        if error.param == "messages":
-            error.param = "input"
-        raise
 
 
 def _store_for(wire: ResponsesRequest, store: ResponseStore | None) -> ResponseStore | None:
@@ -233,9 +273,7 @@ def _store_for(wire: ResponsesRequest, store: ResponseStore | None) -> ResponseS
     return None if wire.store is False else store
 
 
-async def _earlier_items(
-    wire: ResponsesRequest, store: ResponseStore | None
-) -> Sequence[StoredItem]:
+async def _earlier_items(wire: InputFields, store: ResponseStore | None) -> Sequence[StoredItem]:
     if wire.conversation_id is None:
         chain = await _load_chain(store, wire.previous_response_id)
         if any("conversation" in it.response for it in chain):

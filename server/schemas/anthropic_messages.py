@@ -53,7 +53,6 @@ class UnsupportedBlockWire(WireModel):
         "base64",
         "url",
         "file",
-        "tool_reference",
         "browser_state",
         "container_upload",
         "server_tool_use",
@@ -67,6 +66,27 @@ class UnsupportedBlockWire(WireModel):
         "mcp_tool_result",
         "compaction",
     ]
+
+
+class ToolReferenceBlockWire(CacheableWire):
+    """What a search for tools has found, in its result: from here on the model knows the tool."""
+
+    type: Literal["tool_reference"]
+    tool_name: str
+
+
+class ToolNameWire(WireModel):
+    """A tool of ``tools``."""
+
+    type: Literal["tool_reference"]
+    name: str
+
+
+class ToolChangeBlockWire(CacheableWire):
+    """From here on there is a tool more or less. Tools that ``tools`` does not hold are refused."""
+
+    type: Literal["tool_addition", "tool_removal"]
+    tool: ToolNameWire
 
 
 TextContentWire = (
@@ -124,7 +144,11 @@ class ToolResultBlockWire(CacheableWire):
         str
         | tuple[
             Annotated[
-                TextBlockWire | DocumentBlockWire | SearchResultBlockWire | UnsupportedBlockWire,
+                TextBlockWire
+                | DocumentBlockWire
+                | SearchResultBlockWire
+                | ToolReferenceBlockWire
+                | UnsupportedBlockWire,
                 Field(discriminator="type"),
             ],
             ...,
@@ -197,7 +221,16 @@ class SystemMessageWire(WireModel):
     """A rule that holds from here on."""
 
     role: Literal["system"]
-    content: TextContentWire
+    content: (
+        str
+        | tuple[
+            Annotated[
+                TextBlockWire | ToolChangeBlockWire | UnsupportedBlockWire,
+                Field(discriminator="type"),
+            ],
+            ...,
+        ]
+    )
 
 
 MessageWire = Annotated[
@@ -206,7 +239,11 @@ MessageWire = Annotated[
 
 
 class ToolWire(CacheableWire):
-    """A tool of the caller's. Its input is streamed as it comes, however eager the caller is."""
+    """A tool of the caller's. Its input is streamed as it comes, however eager the caller is.
+
+    Attributes:
+        defer_loading: Keeps it from the model until the conversation loads it.
+    """
 
     type: Literal["custom"] | None = None
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$")]
@@ -215,7 +252,7 @@ class ToolWire(CacheableWire):
     strict: bool | None = None
     eager_input_streaming: bool | None = None
     allowed_callers: Annotated[object, only(["direct"])] = None
-    defer_loading: Annotated[object, only(False)] = None
+    defer_loading: bool | None = None
     input_examples: Annotated[object, only([])] = None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, Json
+from pydantic import ConfigDict, Field
 
 from .sampling_fields import SamplingFields
 from .wire_model import WireModel, only
@@ -58,15 +58,13 @@ class UserMessage(WireModel):
 
 
 class FunctionCallWire(WireModel):
-    """A called function. ``arguments`` is a JSON object in a string, decoded; empty is none.
+    """A called function. ``arguments`` is what the model wrote: a JSON object, if it was whole.
 
     ``parsed_arguments`` is what openai-python's helpers made of them, and sends back.
     """
 
     name: str
-    arguments: Annotated[
-        Json[dict[str, Any]], BeforeValidator(lambda given: "{}" if given == "" else given)
-    ]
+    arguments: str
     parsed_arguments: object = None
 
 

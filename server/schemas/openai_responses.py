@@ -78,14 +78,27 @@ class FunctionCallItem(WireModel):
     call_id: str
     name: str
     arguments: str
+    namespace: str | None = None
+    id: str | None = None
+    status: Status | None = None
+
+
+class CustomCallItem(WireModel):
+    """A call that the assistant made, with plain text."""
+
+    type: Literal["custom_tool_call"]
+    call_id: str
+    name: str
+    input: str
+    namespace: str | None = None
     id: str | None = None
     status: Status | None = None
 
 
 class FunctionOutputItem(WireModel):
-    """What a function answered."""
+    """What a tool answered."""
 
-    type: Literal["function_call_output"]
+    type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: str
     output: ContentWire
     id: str | None = None
@@ -127,12 +140,19 @@ def _item_type(value: object) -> object:
     return value.get("type") or ("message" if "role" in value else "item_reference")
 
 
-_ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
-StoredItem: TypeAlias = MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem
+_ITEM_TYPES = (
+    *("message", "function_call", "function_call_output", "custom_tool_call"),
+    *("custom_tool_call_output", "reasoning", "item_reference"),
+)
+StoredItem: TypeAlias = (
+    MessageItem | FunctionCallItem | CustomCallItem | FunctionOutputItem | ReasoningItem
+)
 ItemWire = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionOutputItem, Tag("function_call_output")]
+    | Annotated[CustomCallItem, Tag("custom_tool_call")]
+    | Annotated[FunctionOutputItem, Tag("custom_tool_call_output")]
     | Annotated[ReasoningItem, Tag("reasoning")]
     | Annotated[ItemReference, Tag("item_reference")],
     Discriminator(
@@ -148,20 +168,76 @@ STORED_ITEMS: TypeAdapter[tuple[StoredItem, ...]] = TypeAdapter(
 )
 
 
-class FunctionToolWire(WireModel):
-    """A function that the model may call. There are no tools of other types here."""
+class CallableToolWire(WireModel):
+    """What all tools have in common that the caller runs."""
 
-    type: Literal["function"]
     name: ToolName
     description: str | None = None
+    defer_loading: Annotated[object, only(False)] = None
+    allowed_callers: Annotated[object, only(["direct"])] = None
+
+
+class FunctionToolWire(CallableToolWire):
+    """A function that the model may call."""
+
+    type: Literal["function"]
     parameters: JsonObject | None = None
     strict: bool | None = None
 
 
-class NamedFunction(WireModel):
-    """One function."""
+class TextFormat(WireModel):
+    """Any text."""
 
-    type: Literal["function"]
+    type: Literal["text"]
+
+
+class GrammarFormat(WireModel):
+    """Text of a grammar."""
+
+    type: Literal["grammar"]
+    syntax: Literal["lark", "regex"]
+    definition: str
+
+
+class CustomToolWire(CallableToolWire):
+    """A tool whose input is plain text."""
+
+    type: Literal["custom"]
+    format: Annotated[TextFormat | GrammarFormat, Field(discriminator="type")] | None = None
+
+
+class NamespaceToolWire(WireModel):
+    """A group of tools."""
+
+    type: Literal["namespace"]
+    name: ToolName
+    description: str
+    tools: Annotated[
+        tuple[Annotated[FunctionToolWire | CustomToolWire, Field(discriminator="type")], ...],
+        Field(min_length=1),
+    ]
+
+
+class WebSearchToolWire(WireModel):
+    """Known so that it can be left out; how it would search does not matter then."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal[
+        "web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11"
+    ]
+
+
+ToolWire = Annotated[
+    FunctionToolWire | CustomToolWire | NamespaceToolWire | WebSearchToolWire,
+    Field(discriminator="type"),
+]
+
+
+class NamedTool(WireModel):
+    """One tool."""
+
+    type: Literal["function", "custom"]
     name: str
 
 
@@ -170,12 +246,12 @@ class AllowedTools(WireModel):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[tuple[NamedFunction, ...], Field(min_length=1)]
+    tools: Annotated[tuple[NamedTool, ...], Field(min_length=1)]
 
 
 ToolChoiceWire = (
     Literal["none", "auto", "required"]
-    | Annotated[NamedFunction | AllowedTools, Field(discriminator="type")]
+    | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
 )
 
 
@@ -241,7 +317,36 @@ class ConversationReference(WireModel):
     id: str
 
 
-class ResponsesRequest(SamplingFields):
+class InputFields(WireModel):
+    """What makes up the prompt, or says how."""
+
+    input: str | tuple[ItemWire, ...] | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | ConversationReference | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: ReasoningConfig | None = None
+    text: TextConfig | None = None
+    tool_choice: ToolChoiceWire | None = None
+    tools: tuple[ToolWire, ...] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation that is continued, whichever way it was named."""
+        named = self.conversation
+        return named.id if isinstance(named, ConversationReference) else named
+
+
+class InputTokensRequest(InputFields):
+    """``POST /v1/responses/input_tokens``: how long the prompt is."""
+
+    model: str | None = None
+    personality: Annotated[object, only()] = None
+
+
+class ResponsesRequest(SamplingFields, InputFields):
     """A request.
 
     ``user``, ``metadata``, ``safety_identifier``, ``prompt_cache_key`` and Codex's
@@ -250,29 +355,19 @@ class ResponsesRequest(SamplingFields):
     """
 
     input: str | tuple[ItemWire, ...]
-    instructions: str | None = None
-    previous_response_id: str | None = None
-    conversation: str | ConversationReference | None = None
     store: bool | None = None
     include: tuple[Includable, ...] | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
     metadata: MetadataWire | None = None
-    parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
-    reasoning: ReasoningConfig | None = None
     safety_identifier: str | None = None
     stream_options: ResponseStreamOptions | None = None
-    text: TextConfig | None = None
-    tool_choice: ToolChoiceWire | None = None
-    tools: tuple[FunctionToolWire, ...] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    truncation: Literal["auto", "disabled"] | None = None
     n: Literal[1] | None = None
 
     client_metadata: dict[str, str] | None = None
     thinking_token_budget: Annotated[int, Field(ge=0)] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
 
     access_programs: Annotated[object, only()] = None
     background: Annotated[object, only(False)] = None
@@ -284,9 +379,3 @@ class ResponsesRequest(SamplingFields):
     prompt_cache_options: Annotated[object, only()] = None
     prompt_cache_retention: Annotated[object, only()] = None
     service_tier: Annotated[object, only("auto", "default")] = None
-
-    @property
-    def conversation_id(self) -> str | None:
-        """The conversation that is continued, whichever way it was named."""
-        named = self.conversation
-        return named.id if isinstance(named, ConversationReference) else named

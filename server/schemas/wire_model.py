@@ -7,6 +7,7 @@ field that the API knows but this server cannot honour, unless its value asks fo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -27,6 +28,14 @@ class WireModel(BaseModel):
 WireModelT = TypeVar("WireModelT", bound=WireModel)
 
 
+@dataclass(frozen=True, slots=True)
+class _Only(AfterValidator):
+    harmless: tuple[object, ...] = ()
+
+    def __get_pydantic_json_schema__(self, *_: object) -> dict[str, Any]:
+        return {"enum": [None, *self.harmless]}
+
+
 def only(*harmless: object) -> AfterValidator:
     """Marks a field that cannot be honoured: every value but null and ``harmless`` is refused."""
 
@@ -35,7 +44,7 @@ def only(*harmless: object) -> AfterValidator:
             return value
         raise PydanticCustomError("unsupported_value", "this server cannot honour it")
 
-    return AfterValidator(check)
+    return _Only(check, harmless)
 
 
 def parse_body(model: type[WireModelT], raw: bytes) -> WireModelT:

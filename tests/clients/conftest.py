@@ -46,12 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    folder = write_weather_model(tmp_path_factory.mktemp("weather"))
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weather_model(tmp_path_factory.mktemp("weather"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[LiveServer]:
     config = EngineConfig(
         cache=CacheConfig(max_bytes=64 << 20), max_model_len=16384, reasoning_parser="think"
     )
-    engine = AsyncEngine.start(str(folder), config, served_model_name="scripted")
+    engine = AsyncEngine.start(str(model_folder), config, served_model_name="scripted")
     try:
         store = tmp_path_factory.mktemp("store") / "responses.sqlite"
         with serve(engine, ServerConfig(port=0, aliases=("*",), response_store=store)) as live:

@@ -34,12 +34,14 @@ def run(folder: Path, *command: str, **environment: str) -> str:
     return ended.stdout
 
 
-def test_claude_code(server: LiveServer, npm: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["claude-scripted", "claude-searching"])
+def test_claude_code(server: LiveServer, npm: Any, tmp_path: Path, model: str) -> None:
+    """It runs a command, or searches for a tool and has it loaded."""
     said = run(
         tmp_path,
         npm.program("claude"),
         *("--print", question_for("Bash"), "--output-format", "json"),
-        *("--model", "claude-scripted", "--allowedTools", "Bash"),
+        *("--model", model, "--allowedTools", "Bash"),
         ANTHROPIC_BASE_URL=server.url,
         ANTHROPIC_API_KEY="none",
         CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
@@ -51,7 +53,6 @@ def test_claude_code(server: LiveServer, npm: Any, tmp_path: Path) -> None:
 CODEX = """
 model = "scripted"
 model_provider = "here"
-{settings}
 [model_providers.here]
 name = "here"
 base_url = "{url}/v1"
@@ -59,37 +60,30 @@ wire_api = "responses"
 """
 
 
-FUNCTIONS_ONLY = 'web_search = "disabled"\nfeatures.multi_agent = false'
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        FUNCTIONS_ONLY,
-        pytest.param(
-            "",
-            marks=pytest.mark.xfail(
-                reason="tools of the types namespace and web_search are refused",
-                raises=AssertionError,
-                strict=True,
-            ),
-        ),
-    ],
-)
-def test_codex(server: LiveServer, npm: Any, tmp_path: Path, settings: str) -> None:
-    (tmp_path / ".codex").mkdir()
-    (tmp_path / ".codex" / "config.toml").write_text(
-        CODEX.format(url=server.url, settings=settings)
-    )
+def _codex(server: LiveServer, npm: Any, folder: Path, tool: str) -> list[dict[str, Any]]:
+    (folder / ".codex").mkdir()
+    (folder / ".codex" / "config.toml").write_text(CODEX.format(url=server.url))
     said = run(
-        tmp_path,
+        folder,
         npm.program("codex"),
-        *("exec", "--json", "--sandbox", "read-only", question_for("exec_command")),
+        *("exec", "--json", "--sandbox", "read-only", question_for(tool)),
     )
-    items = [json.loads(line).get("item", {}) for line in said.splitlines()]
+    return [json.loads(line).get("item", {}) for line in said.splitlines()]
+
+
+def test_codex(server: LiveServer, npm: Any, tmp_path: Path) -> None:
+    items = _codex(server, npm, tmp_path, "exec_command")
+
     ran = [it["aggregated_output"] for it in items if it.get("status") == "completed"]
     messages = [it["text"].strip() for it in items if it.get("type") == "agent_message"]
     assert (ran, messages[-1]) == ([TOOL_RESULT], ANSWER)
+
+
+def test_codex_calls_a_tool_of_a_namespace(server: LiveServer, npm: Any, tmp_path: Path) -> None:
+    """What it answers shows that it knew its own tool again."""
+    items = _codex(server, npm, tmp_path, "multi_agent_v1__close_agent")
+
+    assert [it["text"].strip() for it in items if it.get("type") == "agent_message"] == [ANSWER]
 
 
 def test_opencode(server: LiveServer, npm: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Known bugs of the text APIs. Where one is mended, its test moves to where it belongs."""
+"""What a review of the text APIs found, through the whole server."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from live_server import serve
 from scripted_model import write_scripted_model
 
 from pippin.core.config import CacheConfig, EngineConfig, Speculation
+from pippin.core.engine import reply_dialect
 from pippin.core.engine.async_engine import AsyncEngine
 from pippin.server.config import ServerConfig
 
@@ -24,6 +25,7 @@ SCRIPTS = {
     "greet": THOUGHT,
     "again": "Well. <think>\nand again and again and again and again</think> Hello.",
     "sunny": "It is sunny.",
+    "halves": CALL.replace("Rome", r"\ud800"),
     "broken": '<tool_call>\n{"name": "look", "arguments": {"ci',
 }
 SCHEMA: dict[str, Any] = {
@@ -33,14 +35,12 @@ SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 FORM = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
+BAD: dict[str, Any] = {"type": "json_schema", "schema": {"type": "nothing"}}
+BAD_FORM = {"type": "json_schema", "json_schema": {"name": "s", "schema": BAD["schema"]}}
 FUNCTION: dict[str, Any] = {"name": "look", "parameters": SCHEMA}
 TOOL = {"type": "function", "function": FUNCTION}
 STRICT_TOOL = {"type": "function", "function": {**FUNCTION, "strict": True}}
 FLAT_TOOL = {"type": "function", **FUNCTION}
-
-
-def known_bug(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +155,40 @@ def test_no_effort_means_no_reasoning(client: httpx.Client) -> None:
     assert num_reasoning_tokens(chat(client, "greet", reasoning_effort="none")) <= 2
 
 
-@known_bug("logprobs of markers are told as those of the text behind them")
 def test_logprobs_of_a_response_are_of_its_text(client: httpx.Client) -> None:
     reply = ask(client, "/v1/responses", input="greet", include=["message.output_text.logprobs"])
     part = reply["output"][-1]["content"][0]
     assert "".join(entry["token"] for entry in part["logprobs"]) == part["text"]
+
+
+def test_logprobs_of_a_chat_are_of_its_content(client: httpx.Client) -> None:
+    for text in ("greet", "look"):
+        (choice,) = chat(client, text, tools=[TOOL], logprobs=True)["choices"]
+        spelled = "".join(entry["token"] for entry in choice["logprobs"]["content"])
+        assert spelled == choice["message"]["content"]
+
+
+def test_half_of_a_surrogate_pair_leaves_as_text_in_every_api(client: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "halves"}]
+    body = {"model": "scripted", "temperature": 0, "messages": messages}
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {**body, "tools": [TOOL]},
+        "/v1/messages": {
+            **body,
+            "max_tokens": 200,
+            "tools": [{"name": "look", "input_schema": SCHEMA}],
+        },
+        "/v1/responses": {"model": "scripted", "input": messages, "tools": [FLAT_TOOL]},
+        "/api/chat": {"model": "scripted", "messages": messages, "tools": [TOOL]},
+    }
+    for path, fields in bodies.items():
+        for stream in (False, True):
+            reply = client.post(path, json={**fields, "stream": stream})
+            assert reply.status_code == 200, path
+            text = reply.content.decode("utf-8")
+            assert "ufffd" in text or "\ufffd" in text, path
+            assert "ud800" not in text, path
+            assert "server_error" not in text, path
 
 
 def test_a_grammar_without_an_end_is_the_callers_error(client: httpx.Client) -> None:
@@ -182,6 +211,42 @@ def test_a_call_of_the_history_may_have_no_arguments(client: httpx.Client) -> No
     assert message_of(chat(client, "", messages=messages))["content"] == "It is sunny."
 
 
+def test_a_call_that_broke_off_can_be_answered(client: httpx.Client) -> None:
+    first = message_of(chat(client, "broken", tools=[TOOL]))
+    (call,) = first["tool_calls"]
+    messages = [
+        {"role": "user", "content": "broken"},
+        first,
+        {"role": "tool", "tool_call_id": call["id"], "content": "no JSON. Say it is sunny"},
+    ]
+    ask(client, "/v1/chat/completions", messages=messages, tools=[TOOL])
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/chat/completions", {"response_format": BAD_FORM}, "response_format"),
+        ("/v1/responses", {"text": {"format": {**BAD, "name": "s"}}}, "text.format"),
+        ("/v1/messages", {"output_config": {"format": BAD}}, "output_config.format"),
+        ("/api/chat", {"format": BAD["schema"]}, "format"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_by_the_apis_name(
+    client: httpx.Client, path: str, fields: dict[str, Any], param: str
+) -> None:
+    messages = [{"role": "user", "content": "sunny"}]
+    body: dict[str, Any] = {"model": "scripted", "messages": messages}
+    if path == "/v1/responses":
+        body = {"model": "scripted", "input": "sunny"}
+    if path == "/v1/messages":
+        body["max_tokens"] = 5
+    reply = client.post(path, json={**body, **fields})
+    assert reply.status_code == 400, reply.text
+    error = reply.json()["error"]
+    told = error if isinstance(error, str) else error["message"]
+    assert told.startswith(f"{param} cannot be followed")
+
+
 @pytest.mark.parametrize("name", ['a"b', "x%ay", "ä ö"])
 def test_a_tool_of_anthropic_has_a_name_that_calls_can_spell(
     client: httpx.Client, name: str
@@ -195,17 +260,23 @@ def test_a_tool_of_anthropic_has_a_name_that_calls_can_spell(
     assert client.post("/v1/messages", json=body).status_code == 400
 
 
-@known_bug("all tokens of a step count as reasoning if the first of them does")
-def test_speculation_does_not_change_the_count_of_reasoning(
+def test_speculation_changes_neither_the_count_of_reasoning_nor_logprobs(
     client: httpx.Client, folder: Path
 ) -> None:
     prompt = f"{THOUGHT} greet"
     with serving(folder, speculation=Speculation.NGRAM) as guessing:
-        counts = [num_reasoning_tokens(chat(it, prompt)) for it in (client, guessing)]
-    assert counts[0] == counts[1]
+        plain, guessed = (chat(it, prompt, logprobs=True) for it in (client, guessing))
+    assert num_reasoning_tokens(plain) == num_reasoning_tokens(guessed) > 0
+    tokens = [
+        [entry["token"] for entry in it["choices"][0]["logprobs"]["content"]]
+        for it in (plain, guessed)
+    ]
+    assert tokens[0] == tokens[1]
+    assert "".join(tokens[0]) == message_of(plain)["content"]
 
 
-def test_what_cannot_be_enforced_is_refused(folder: Path) -> None:
+def test_what_cannot_be_enforced_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reply_dialect, "TOOL_GRAMMARS", {})
     body = {"model": "scripted", "messages": [{"role": "user", "content": "sunny"}]}
     with serving(folder, tool_call_parser="gemma4") as client:
         replies = [

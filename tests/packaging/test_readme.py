@@ -32,7 +32,7 @@ def test_linked_and_named_files_exist(readme: str) -> None:
 
 
 def test_table_of_endpoints_is_that_of_the_server(readme: str) -> None:
-    listed = set(re.findall(r"`((?:GET|POST|DELETE) /[\w/{}-]*)`", readme))
+    listed = set(re.findall(r"`((?:GET|POST|DELETE) /[\w./{}-]*)`", readme))
     served = {
         f"{method} {route.path.replace(':path', '')}"
         for route in create_app(FakeEngine(), ServerConfig()).routes

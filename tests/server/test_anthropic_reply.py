@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from pippin.server.adapters.anthropic_reply import (
 )
 from pippin.server.adapters.reply_reader import ReplyReader
 
+LARGEST = sys.float_info.max
 _EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 
@@ -37,6 +39,7 @@ class _ScriptParser:
     """Reads "3" as the script's fourth event."""
 
     is_reasoning = False
+    pieces = ()
 
     def __init__(self, script: Sequence[ReplyEvent]) -> None:
         self._script = script
@@ -157,6 +160,13 @@ def test_blocks_begin_and_end_with_what_the_model_does() -> None:
     ]
 
 
+def test_the_line_break_that_stands_for_a_call_is_in_no_block() -> None:
+    call = (ToolCallStart(0, "c", "f"), ToolCallEnd(0))
+    script: list[ReplyEvent] = [ContentDelta("a"), *call, ContentDelta("\nb"), ContentDelta("\nc")]
+    texts = [block.get("text") for block in _whole(_events(script), _outputs(script))["content"]]
+    assert texts == ["a", None, "b\nc"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sound"),
     [
@@ -165,6 +175,10 @@ def test_blocks_begin_and_end_with_what_the_model_does() -> None:
         ('{"a": "x", "b": tru}}', {"a": "x"}),
         ('{"a": [1, 2], b}', {"a": [1, 2]}),
         ('{"a": ' + "[" * 50_000, {}),
+        ('{"a": ' + "[" * 300 + "]" * 300 + "}", {"a": json.loads("[" * 300 + "]" * 300)}),
+        ('{"a":' * 50_000 + "1" + "}" * 50_000, {}),
+        ('{"a": 1e999, "b": -1e999, "c": NaN}', {"a": LARGEST, "b": -LARGEST, "c": None}),
+        ('{"a": 1' + "0" * 5000 + "}", {"a": LARGEST}),
         ('"b": 1}', {}),
     ],
 )

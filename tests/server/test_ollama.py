@@ -10,8 +10,6 @@ from typing import Any
 import ollama
 import pytest
 from fake_engine import Fail, FakeEngine, make_card
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from live_server import LiveServer, serve
 from pydantic import BaseModel
 from starlette.testclient import TestClient
@@ -27,18 +25,9 @@ from pippin.core.parsing.events import (
 from pippin.core.reply_rules import ReplyRules, ResponseFormat, ToolChoice
 from pippin.core.request import FinishReason
 from pippin.core.sampling_params import SamplingParams
-from pippin.server.app import create_app
 from pippin.server.config import ServerConfig
-from pippin.server.schemas.ollama import (
-    OllamaChatRequest,
-    OllamaGenerateRequest,
-    OllamaShowRequest,
-    OptionsWire,
-)
-from pippin.server.schemas.wire_model import WireModel
 
 from .conftest import MakeClient
-from .test_fuzz import JSON
 
 HI = [{"role": "user", "content": "hi"}]
 CALLS: tuple[str | ReplyEvent, ...] = (
@@ -365,38 +354,3 @@ def test_the_version_is_one_that_clients_compare(make_client: MakeClient) -> Non
 
     assert re.fullmatch(r"\d+\.\d+\.\d+", version)
     assert make_client().get("/api/nothing").json() == {"error": "There is nothing at this path."}
-
-
-BASES: dict[str, tuple[type[WireModel], dict[str, object]]] = {
-    "/api/chat": (OllamaChatRequest, {"model": "tiny", "messages": HI, "tools": [TOOL]}),
-    "/api/generate": (OllamaGenerateRequest, {"model": "tiny", "prompt": "x"}),
-    "/api/show": (OllamaShowRequest, {"model": "tiny"}),
-}
-
-
-@pytest.fixture(scope="module")
-def any_client() -> Iterator[TestClient]:
-    app = create_app(FakeEngine(), ServerConfig())
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
-
-
-@pytest.mark.parametrize("path", BASES)
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(data=st.data())
-def test_any_body(any_client: TestClient, path: str, data: st.DataObject) -> None:
-    model, base = BASES[path]
-    names = st.sampled_from(sorted(model.model_fields)) | st.text(max_size=5)
-    option_names = st.sampled_from(sorted(OptionsWire.model_fields))
-    body = {**base, **data.draw(st.dictionaries(names, JSON, max_size=2))}
-    if data.draw(st.booleans()):
-        body["options"] = data.draw(st.dictionaries(option_names, JSON, max_size=2))
-
-    answer = any_client.post(path, content=json.dumps(body).encode())
-
-    assert answer.status_code in (200, 400, 404), body
-    if answer.status_code != 200:
-        assert set(answer.json()) == {"error"}
-        assert answer.json()["error"]

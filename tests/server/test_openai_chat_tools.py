@@ -134,12 +134,18 @@ def test_a_stream_says_the_same(make_client: MakeClient) -> None:
     assert chunks[-1]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
 
 
-def test_logprobs_go_with_what_is_shown(make_client: MakeClient) -> None:
+def test_logprobs_are_of_the_content(make_client: MakeClient) -> None:
     answer = ask(make_client, FakeEngine(("a", *CALL)), logprobs=True, stream=True)
     chunks = [json.loads(line[6:]) for line in answer.text.split("\n") if '"delta"' in line]
-    shown = [choice["logprobs"] for chunk in chunks for choice in chunk["choices"]]
-
-    assert sum(len(it["content"]) for it in shown if it) == 1 + len(CALL)
+    shown = [
+        (choice["delta"]["content"], [it["token"] for it in choice["logprobs"]["content"]])
+        for chunk in chunks
+        for choice in chunk["choices"]
+        if choice["logprobs"]
+    ]
+    assert shown == [("a", ["a"]), ("Wait.", ["Wait."])]
+    whole = ask(make_client, FakeEngine(("a", *CALL)), logprobs=True).json()["choices"][0]
+    assert [it["token"] for it in whole["logprobs"]["content"]] == ["a", "Wait."]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +243,10 @@ def test_thinking_can_be_bounded(make_client: MakeClient) -> None:
         ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
         ({"reasoning_effort": "much"}, "reasoning_effort"),
         ({"thinking_token_budget": -1}, "thinking_token_budget"),
+        (
+            {"messages": [{"role": "tool", "tool_call_id": "1", "content": "y"}]},
+            "messages.0.tool_call_id",
+        ),
     ],
 )
 def test_what_cannot_be_asked(make_client: MakeClient, fields: dict[str, Any], param: str) -> None:
@@ -260,3 +270,30 @@ def test_what_clients_send_back_of_our_own_answers_is_taken(make_client: MakeCli
     prompt = engine.submissions[-1].prompt
     assert isinstance(prompt, ChatPrompt)
     assert [call.name for call in prompt.messages[0].tool_calls] == ["look"]
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [
+        ("", {}),
+        ('{"a": 1}', {"a": 1}),
+        ('{"ci', '{"ci'),
+        ("[1]", "[1]"),
+        ("[" * 10_000, "[" * 10_000),
+        (r'{"a": "\ud800"}', r'{"a": "\ud800"}'),
+    ],
+)
+def test_arguments_that_broke_off_come_back_as_they_are(
+    make_client: MakeClient, written: str, arguments: object
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": written}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "that is no JSON"}
+
+    engine = FakeEngine()
+    ask(make_client, engine, messages=[message, result])
+
+    prompt = engine.submissions[-1].prompt
+    assert isinstance(prompt, ChatPrompt)
+    (sent,) = prompt.messages[0].tool_calls
+    assert sent.arguments == arguments

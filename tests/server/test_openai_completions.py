@@ -230,7 +230,7 @@ def test_of_two_tokens_with_one_text_the_likelier_is_shown() -> None:
     best, twin = TokenLogprob(1, "x", b"x", -0.1), TokenLogprob(2, "x", b"x", -3.0)
     layout = CompletionLayout(num_prompts=1, num_answers=1, with_logprobs=True)
 
-    rows = layout.logprobs(0, [PositionLogprobs(twin, (best, twin), 0)], with_echo=False)
+    rows = layout.logprobs(0, [PositionLogprobs(twin, (best, twin), 0, 1)], with_echo=False)
 
     assert rows is not None
     assert rows["top_logprobs"] == [{"x": -0.1}]

@@ -14,7 +14,12 @@ from starlette.testclient import TestClient
 
 from pippin.core.errors import ContextLengthError
 from pippin.core.messages import ChatPrompt, Message, Prompt, TextPart, ToolCall, ToolSpec
-from pippin.core.parsing.events import ReasoningDelta
+from pippin.core.parsing.events import (
+    ReasoningDelta,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
 from pippin.core.reply_rules import ReplyRules, ResponseFormat, ToolChoice
 from pippin.core.sampling_params import SamplingParams
 from pippin.server.app import create_app
@@ -65,6 +70,9 @@ def test_items_become_turns(make_client: MakeClient) -> None:
         {"role": "assistant", "content": "first"},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "second"}]},
         {"role": "system", "content": "late rule"},
+        {**call, "call_id": "4", "arguments": '{"cut', "status": "incomplete"},
+        {**call, "call_id": "5", "arguments": "[" * 10_000},
+        {"type": "function_call_output", "call_id": "4", "output": "no JSON"},
     ]
 
     prompt, _, _ = ask(make_client, input=items, instructions="Be kind.")
@@ -72,6 +80,10 @@ def test_items_become_turns(make_client: MakeClient) -> None:
     calls = tuple(
         ToolCall(call_id=call_id, name="f", arguments=arguments)
         for call_id, arguments in (("1", {"a": 1}), ("2", {}))
+    )
+    cut_calls = tuple(
+        ToolCall(call_id=call_id, name="f", arguments=arguments)
+        for call_id, arguments in (("4", '{"cut'), ("5", "[" * 10_000))
     )
     assert prompt.messages == (
         said("system", "Be kind."),
@@ -83,6 +95,8 @@ def test_items_become_turns(make_client: MakeClient) -> None:
         said("assistant", "first", reasoning="short"),
         said("assistant", "second"),
         said("system", "late rule"),
+        said("assistant", tool_calls=cut_calls),
+        said("tool", "no JSON", tool_call_id="4"),
     )
 
 
@@ -172,8 +186,7 @@ CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
         ({"include": ["nonsense"]}, "include.0"),
         ({"stream_options": {}}, "stream_options"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
-        ({"tools": [{"type": "web_search", "filters": {}}]}, "tools.0.type"),
-        ({"tools": [{"type": "custom", "name": "c"}]}, "tools.0.type"),
+        ({"tools": [{"type": "file_search", "vector_store_ids": []}]}, "tools.0.type"),
         ({"tools": [TOOLS[0], TOOLS[0]]}, "tools"),
         ({"tools": [{**TOOLS[0], "parameters": {"a": 1e999}}]}, "tools.0.parameters"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -182,8 +195,6 @@ CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
         ({"input": [USER, {"type": "web_search_call"}]}, "input.1.type"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0.id"),
         ({"input": [{**USER, "content": [{"type": "input_image"}]}]}, "input.0.content.0.type"),
-        ({"input": [{**CALL, "arguments": "[]"}]}, "input.0.arguments"),
-        ({"input": [{**CALL, "arguments": "[" * 100_000}]}, "input.0.arguments"),
         (
             {"input": [{"type": "function_call_output", "call_id": "1", "output": ""}]},
             "input.0.call_id",
@@ -210,6 +221,14 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
     assert not engine.submissions
+
+
+def test_the_line_break_that_stands_for_a_call_is_in_no_message(make_client: MakeClient) -> None:
+    call = (ToolCallStart(0, "c", "f"), ToolCallDelta(0, "{}"), ToolCallEnd(0))
+    client = make_client(FakeEngine(("a", *call, "\nb", "\nc")))
+    output = client.post(PATH, json={"model": "tiny", "input": "x"}).json()["output"]
+    texts = [item["content"][0]["text"] for item in output if item["type"] == "message"]
+    assert texts == ["a", "b\nc"]
 
 
 def test_opaque_reasoning_comes_back_whole(make_client: MakeClient) -> None:
@@ -266,6 +285,18 @@ def test_truncation_drops_as_few_of_the_oldest_turns_as_it_must(
     assert rendered(engine.submissions[0].prompt) == kept
     assert plain.status_code == (200 if kept == WHOLE else 400)
     assert kept == WHOLE or plain.json()["error"]["param"] == "input"
+
+
+def test_truncation_counts_in_the_count(make_client: MakeClient) -> None:
+    client = make_client(ShortEngine(card=make_card(max_model_len=len(FITTING[0]) + 1)))
+    turns = [dict(zip(("role", "content"), line.split(": "), strict=True)) for line in LINES[1:]]
+    body = {"model": "tiny", "input": turns, "instructions": "s"}
+
+    whole, cut = (
+        client.post(f"{PATH}/input_tokens", json={**body, "truncation": way}).json()["input_tokens"]
+        for way in ("disabled", "auto")
+    )
+    assert (whole, cut) == (len(WHOLE), len(FITTING[0]))
 
 
 def test_truncation_cannot_drop_the_last_turn(make_client: MakeClient) -> None:

@@ -292,3 +292,36 @@ def test_a_deleted_file_begins_anew_and_a_full_disk_fails_no_answer(
     monkeypatch.undo()
     client.get(f"{PATH}/{second['id']}")  # waits for the store's thread
     assert "response_not_stored" in caplog.text
+
+
+def test_the_count_is_that_of_the_prompt_that_would_run(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    tools: Any = [{"type": "function", "name": "f"}]
+    with serve(engine, ServerConfig(port=0, response_store=tmp_path / "store")) as live:
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
+        first = client.responses.create(model="tiny", input="hi")
+        conversation = client.conversations.create(items=[{"role": "user", "content": "é"}]).id
+        for fields in (
+            {"input": "hi"},
+            {"input": [{"role": "user", "content": "x"}], "instructions": "Be kind."},
+            {"input": "go on", "previous_response_id": first.id},
+            {"input": "and on", "conversation": conversation},
+            {"input": "hi", "tools": tools, "tool_choice": "required"},
+        ):
+            body: Any = {"model": "tiny", **fields}
+            # First, since what is answered joins the conversation.
+            count = client.responses.input_tokens.count(**body)
+            made = client.responses.create(**body)
+            assert count.object == "response.input_tokens"
+            assert made.usage is not None
+            assert count.input_tokens == made.usage.input_tokens
+
+        alone = client.responses.input_tokens.count(previous_response_id=first.id)
+        assert alone.input_tokens > 0
+        with pytest.raises(openai.BadRequestError, match="personality"):
+            client.responses.input_tokens.count(input="hi", personality="friendly")
+        with pytest.raises(openai.NotFoundError):
+            client.responses.input_tokens.count(input="hi", model="other")
+        with pytest.raises(openai.BadRequestError, match="does not compact"):
+            client.responses.compact(model="gpt-5", input="hi")
+        client.close()

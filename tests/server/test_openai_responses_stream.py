@@ -43,7 +43,8 @@ KINDS = {
     "fail": Fail,
 }
 # Keys that the OpenResponses specification requires and openai-python does not have.
-BEYOND_OPENAI = {"presence_penalty", "frequency_penalty", "store"}
+# The status of a custom tool's call is in OpenAI's guide only.
+BEYOND_OPENAI = {"presence_penalty", "frequency_penalty", "store", "status"}
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 
 import pytest
+from anthropic.types import ModelInfo
 from fake_engine import FakeEngine, make_card
 
 from pippin.core.engine.stats import EngineStats, SpeculationStatus
@@ -171,3 +172,19 @@ def test_version(make_client: MakeClient) -> None:
     answer = make_client().get("/version")
 
     assert answer.json() == {"version": importlib.metadata.version("pippin")}
+
+
+def test_models_for_anthropics_client(make_client: MakeClient) -> None:
+    headers = {"anthropic-version": "2023-06-01"}
+    client = make_client(FakeEngine(card=make_card(model_id="org/m", aliases=("m",))))
+
+    page = client.get("/v1/models", headers=headers).json()
+    one = client.get("/v1/models/m", headers=headers).json()
+    other = client.get("/v1/models/x", headers=headers)
+
+    assert page == {"first_id": "org/m", "last_id": "org/m", "has_more": False, "data": [one]}
+    shown = ModelInfo.model_validate(one, strict=False)
+    assert (shown.id, shown.display_name, shown.max_input_tokens) == ("org/m", "org/m", 4096)
+    assert shown.created_at.timestamp() == 1_700_000_000
+    assert (other.status_code, other.json()["error"]["type"]) == (404, "not_found_error")
+    assert other.headers["request-id"] == other.json()["request_id"]

@@ -16,7 +16,7 @@ from pippin.core.engine.stats import EngineStats
 from pippin.core.errors import InvalidRequestError
 from pippin.core.messages import ChatPrompt, Prompt, TextPrompt
 from pippin.core.parsing.events import ContentDelta, ReasoningDelta, ReplyEvent
-from pippin.core.parsing.output_parser import OutputParser
+from pippin.core.parsing.output_parser import OutputParser, Piece
 from pippin.core.reply_rules import ReplyRules
 from pippin.core.request import FinishReason, PositionLogprobs, RequestOutput, TokenLogprob
 from pippin.core.sampling_params import SamplingParams
@@ -121,7 +121,11 @@ class FakeEngine:
         cache_salt: str = "",
         rules: ReplyRules | None = None,
     ) -> FakeGeneration:
-        """Record the call and begin the script, or raise ``submit_error``."""
+        """Record the call and begin the script, or raise ``submit_error``.
+
+        Raises:
+            InvalidRequestError: The prompt is empty.
+        """
         self._loop = asyncio.get_running_loop()
         self._released = self._released or asyncio.Event()
         submission = Submission(prompt, params, request_id, num_sequences, cache_salt, rules)
@@ -130,6 +134,8 @@ class FakeEngine:
         self.submitted.set()
         if self.submit_error is not None:
             raise self.submit_error
+        if not submission.generation.prompt_token_ids:
+            raise InvalidRequestError("The prompt is empty.", param="prompt")
         return submission.generation
 
     async def tokenize(self, prompt: Prompt) -> list[int]:
@@ -171,6 +177,7 @@ class _EventParser:
     def __init__(self, script: Sequence[Step]) -> None:
         self._script = script
         self._last: ReplyEvent | None = None
+        self.pieces: Sequence[Piece] = ()
 
     @property
     def is_reasoning(self) -> bool:
@@ -187,10 +194,13 @@ class _EventParser:
             self._last = ContentDelta(text)
         else:
             return []
+        is_content, is_reasoning = isinstance(self._last, ContentDelta), self.is_reasoning
+        self.pieces = [Piece(text, is_content, is_reasoning)]
         return [self._last]
 
     def close(self) -> list[ReplyEvent]:
         """Nothing is held."""
+        self.pieces = ()
         return []
 
 
@@ -259,6 +269,7 @@ class FakeGeneration:
                 index=index,
                 text=text,
                 token_ids=(7,),
+                text_offsets=(num_chars,),
                 num_output_tokens=num_tokens,
                 num_cached_tokens=self._engine.num_cached_tokens,
                 logprobs=logprobs,
@@ -286,7 +297,8 @@ class FakeGeneration:
     def _position(self, text: str, num_top: int, num_chars: int) -> PositionLogprobs:
         chosen = TokenLogprob(7, text, text.encode(), self._engine.logprob)
         others = [TokenLogprob(i, f"alt{i}", f"alt{i}".encode(), -1.0 - i) for i in range(20)]
-        return PositionLogprobs(chosen, (chosen, *others)[:num_top], num_chars)
+        end = num_chars + len(text)
+        return PositionLogprobs(chosen, (chosen, *others)[:num_top], num_chars, end)
 
     def _score_prompt(self, num_top: int) -> list[PositionLogprobs | None]:
         texts = [bytes([token_id]).decode(errors="replace") for token_id in self.prompt_token_ids]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +19,10 @@ CALLS = {
     "Bash": {"command": READ_FILE, "description": "Reads the weather"},  # Claude Code
     "bash": {"command": READ_FILE, "description": "Reads the weather"},  # opencode
     "exec_command": {"cmd": READ_FILE},  # Codex
+    "multi_agent_v1__close_agent": {"target": "nobody"},  # Codex, in a namespace
 }
+DEFERRED_TOOL = "NotebookEdit"  # one that Claude Code keeps back until it is searched for
+SEARCH = {"query": f"select:{DEFERRED_TOOL}", "max_results": 1}
 TOOL_RESULT = "sunny, 31 degrees"
 
 # ChatML that shows tools by name and little of long messages: the prompts of command lines have
@@ -36,7 +39,7 @@ SHORT_CHATML = (
 )
 
 
-def _call(name: str, arguments: dict[str, str]) -> str:
+def _call(name: str, arguments: Mapping[str, object]) -> str:
     call = json.dumps({"name": name, "arguments": arguments})
     return f"<tool_call>\n{call}\n</tool_call>"
 
@@ -46,6 +49,7 @@ def write_weather_model(folder: Path) -> Path:
     scripts = {
         "anything else": "Hello.",
         TOOL_RESULT: ANSWER,
+        "invalid agent id nobody": ANSWER,
         QUESTION: f"{THOUGHT}Wait. {_call('look', {'city': 'Rome'})}",
         SCHEMA_QUESTION: '{"city": "Rome"}',
         # LiteLLM's for structured answers on Messages. It is forced, and so without a thought.
@@ -53,6 +57,8 @@ def write_weather_model(folder: Path) -> Path:
         **{question_for(name): THOUGHT + _call(name, values) for name, values in CALLS.items()},
         # Behind its question, Claude Code puts a system message with this in it.
         "the model claude-scripted": THOUGHT + _call("Bash", CALLS["Bash"]),
+        "the model claude-searching": _call("ToolSearch", SEARCH),
+        f"The tool {DEFERRED_TOOL} can be called now.": ANSWER,
     }
     return write_scripted_model(
         folder,
