@@ -10,7 +10,8 @@ from importlib import resources
 from ..backend import device_kind, mx
 
 # Inputs of each kernel, in the order of its signature. A variant is given the queries in place of
-# what it does not use (scales and biases of a plain store, sinks), and the table for `after`.
+# what it does not use (scales and biases of a plain store, sinks), and the table for `after`;
+# `rope_write` is given what is projected.
 INPUTS = {
     "paged_decode": (
         "queries",
@@ -26,9 +27,22 @@ INPUTS = {
         "sinks",
         "after",
     ),
+    "add_norm": ("stream", "added", "weight"),
     "merge_splits": ("partials", "sinks"),
+    "rope_write": (
+        "projected",
+        "query_norm",
+        "key_norm",
+        "periods",
+        "positions",
+        "slots",
+        "key_store",
+        "value_store",
+    ),
     "store_write": ("keys", "values", "slots", "key_store", "value_store"),
 }
+# Outputs, of kernels that have other ones than `out`.
+OUTPUTS = {"add_norm": ("sums", "normed")}
 # First lines of a kernel's body: where the thread stands. MLX gives the signature those of Metal's
 # attributes that it finds in the body.
 OPENINGS = {

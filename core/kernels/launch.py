@@ -9,7 +9,7 @@ from typing import Any
 
 from ..backend import device_kind, mx
 from ..errors import ConfigError
-from .kernel_source import INPUTS, OPENINGS, header, read, small_inputs, unique_name
+from .kernel_source import INPUTS, OPENINGS, OUTPUTS, header, read, small_inputs, unique_name
 
 
 def are_kernels_off() -> bool:
@@ -34,16 +34,33 @@ def launch(
     out_shape: tuple[int, ...],
     out_dtype: mx.Dtype,
 ) -> mx.array:
-    """Start a kernel on a grid of thread blocks."""
-    (out,) = _kernel(kernel, threads)(
+    """Start a kernel that has one output on a grid of thread blocks."""
+    outs = [(out_shape, out_dtype)]
+    return launch_all(kernel, inputs, template, grid=grid, threads=threads, outs=outs)[0]
+
+
+def launch_all(
+    kernel: str,
+    inputs: list[mx.array],
+    template: dict[str, int | bool | mx.Dtype],
+    *,
+    grid: tuple[int, int, int],
+    threads: int,
+    outs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+) -> Sequence[mx.array]:
+    """Start a kernel on a grid of thread blocks.
+
+    Args:
+        outs: Shape and dtype of each output.
+    """
+    return _kernel(kernel, threads)(
         inputs=inputs,
         template=[*template.items(), ("SMALL_INPUTS", small_inputs(inputs))],
         grid=(grid[0] * threads, *grid[1:]),
         threadgroup=(threads, 1, 1),
-        output_shapes=[out_shape],
-        output_dtypes=[out_dtype],
+        output_shapes=[shape for shape, _ in outs],
+        output_dtypes=[dtype for _, dtype in outs],
     )
-    return out
 
 
 @functools.cache
@@ -55,7 +72,7 @@ def _kernel(kernel: str, threads: int) -> Callable[..., Sequence[mx.array]]:
     made: Callable[..., Sequence[mx.array]] = make(
         name=unique_name(kernel, before),
         input_names=INPUTS[kernel],
-        output_names=["out"],
+        output_names=OUTPUTS.get(kernel, ("out",)),
         source=OPENINGS[dialect] + read(kernel),
         header=before,
     )

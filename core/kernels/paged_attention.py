@@ -90,7 +90,7 @@ def paged_decode_attention(  # noqa: PLR0913
         values: The same with ``value_dim``.
         sinks: ``[num_heads]``, logits of a token that is attended to but has no value.
         num_splits: Parts that the table's width is cut into.
-        after: uint32, not read; whatever makes it is done before the store is read.
+        after: Not read; whatever makes it is done before the store is read.
 
     Returns:
         ``[rows, num_heads, 1, value_dim]``, in the dtype of the queries.

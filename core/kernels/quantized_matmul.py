@@ -3,13 +3,15 @@
 On CUDA, MLX's `quantized_matmul` reads weights at a sixteenth of the memory's speed for 8 or 16
 rows. This kernel takes the same arrays and multiplies on tensor cores: weights become 16-bit
 numbers in registers, as `mx.dequantize` makes them; sums are in float32. Where outputs are too few
-to keep the card busy, thread blocks share the sum over K too. The source is `quantized_matmul.inc`.
+to keep the card busy, thread blocks share the sum over K too, and the one that is done last adds
+what they found. The source is `quantized_matmul.inc`.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +25,6 @@ _KIB = 1024
 _NUM_PROCESSORS = 132  # of a Hopper card; nothing tells how many this one has
 _MAX_STAGES = 4
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
-_SUM_THREADS = 256
 _DTYPES = (mx.bfloat16, mx.float16)
 # By row tiles: output tiles, width and depth of blocks worth a try.
 _BLOCKS = {
@@ -33,8 +34,11 @@ _BLOCKS = {
     8: ((1, 4, 2), (2, 4, 1), (2, 4, 2), (3, 4, 2)),
 }
 _ENOUGH_WARPS = 8
-# What the second kernel costs, its launch included, in bytes that a multiprocessor could have read.
-_SUM_COST = 100_000
+# What adding the splits up costs beside its reads, in bytes that a multiprocessor could have read.
+_SUM_COST = 75_000
+_MAX_SUMS = 4096  # thread blocks that add splits up
+# Products count with different counters, as many in a row as could ever run at once.
+_NUM_COUNTERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Tile:
         output_tiles: Outputs of a warp, in sixteens.
         width: Warps that are side by side along the outputs.
         depth: Warps that share the sum over K.
-        splits: Thread blocks that share the sum over K; a second kernel adds what they find.
+        splits: Thread blocks that share the sum over K.
         stages: Steps that the rings in shared memory hold.
         blocks: Thread blocks that a multiprocessor runs at once.
         shared: Shared memory of a thread block, in bytes.
@@ -130,7 +134,13 @@ def rank_tiles(problem: Problem, shared_limit: int) -> list[Tile]:
         if splits == 1 or problem.steps >= splits * block[-1]
     ]
     fitted = (fit_tile(problem, shape, shared_limit) for shape in shapes)
-    return sorted((tile for tile in fitted if tile), key=partial(estimate_cost, problem))
+    tiles = [tile for tile in fitted if tile and _num_sums(problem, tile) <= _MAX_SUMS]
+    return sorted(tiles, key=partial(estimate_cost, problem))
+
+
+def _num_sums(problem: Problem, tile: Tile) -> int:
+    x, y, z = tile.grid(problem.rows, problem.outputs)
+    return x * y if z > 1 else 0
 
 
 def estimate_cost(problem: Problem, tile: Tile) -> int:
@@ -225,15 +235,16 @@ def quantized_matmul(
     """Multiply rows with the transpose of a weight.
 
     Args:
-        x: ``[rows, columns]``, bfloat16 or float16.
+        x: ``[..., columns]``, bfloat16 or float16.
         weight: ``[outputs, columns * bits / 32]``, uint32, as `mx.quantize` packs it.
         scales: ``[outputs, columns / group_size]``, of the dtype of ``x``.
         biases: As ``scales``.
 
     Returns:
-        ``[rows, outputs]``, of the dtype of ``x``.
+        ``[..., outputs]``, of the dtype of ``x``.
     """
-    tile = choose(Problem(x.shape[0], weight.shape[0], x.shape[1], bits, group_size))
+    columns = x.shape[-1]
+    tile = choose(Problem(x.size // columns, weight.shape[0], columns, bits, group_size))
     assert tile is not None, "not a weight that `supports` accepted"
     return multiply(x, weight, scales, biases, group_size=group_size, bits=bits, tile=tile)
 
@@ -255,28 +266,31 @@ def multiply(
     tile: Tile,
 ) -> mx.array:
     """As `quantized_matmul`, with a tile that fits."""
-    rows, outputs = x.shape[0], weight.shape[0]
+    *batch, columns = x.shape
+    rows, outputs = x.size // columns, weight.shape[0]
+    if batch[0] != rows:  # a reshape costs the host less than a kernel, but it does cost
+        x = x.reshape(rows, columns)
     grid = tile.grid(rows, outputs)
-    dtype = mx.float32 if tile.splits > 1 else x.dtype
-    out: mx.array = _kernel(tile.blocks, tile.threads, tile.shared)(
-        inputs=[x, weight, scales, biases],
-        template=[("T", x.dtype), ("OUT", dtype), *tile_constants(tile, bits, group_size).items()],
+    is_split = tile.splits > 1
+    # The last one is the result.
+    outs = [((tile.splits, rows, outputs), mx.float32)] * is_split + [((*batch, outputs), x.dtype)]
+    out: mx.array = _kernel(tile.blocks, tile.threads, tile.shared, is_split)(
+        inputs=[x, weight, scales, biases] + [next(_counters())] * is_split,
+        template=[("T", x.dtype), *tile_constants(tile, bits, group_size).items()],
         grid=(grid[0] * tile.threads, *grid[1:]),
         threadgroup=(tile.threads, 1, 1),
-        output_shapes=[(rows, outputs) if tile.splits == 1 else (tile.splits, rows, outputs)],
-        output_dtypes=[dtype],
-    )[0]
-    if tile.splits == 1:
-        return out
-    total: mx.array = _sum_kernel()(
-        inputs=[out],
-        template=[("T", x.dtype)],
-        grid=(rows * outputs // 4, 1, 1),
-        threadgroup=(_SUM_THREADS, 1, 1),
-        output_shapes=[(rows, outputs)],
-        output_dtypes=[x.dtype],
-    )[0]
-    return total
+        output_shapes=[shape for shape, _ in outs],
+        output_dtypes=[dtype for _, dtype in outs],
+    )[-1]
+    return out
+
+
+@functools.cache
+def _counters() -> Iterator[mx.array]:
+    """Arrays of zeros. A kernel that counts with one leaves it so."""
+    arrays = [mx.zeros(_MAX_SUMS, mx.uint32) for _ in range(_NUM_COUNTERS)]
+    mx.eval(arrays)
+    return itertools.cycle(arrays)
 
 
 def tile_constants(tile: Tile, bits: int, group_size: int) -> dict[str, int]:
@@ -295,17 +309,21 @@ def tile_constants(tile: Tile, bits: int, group_size: int) -> dict[str, int]:
 # The bodies of the kernels; MLX makes the signatures.
 BODY = """
 extern __shared__ __align__(16) char shared[];
-Product<T, OUT, BITS, GROUP, ROW_TILES, OUTPUT_TILES, WIDTH, DEPTH, STAGES>{
+Product<T, T, BITS, GROUP, ROW_TILES, OUTPUT_TILES, WIDTH, DEPTH, STAGES>{
     x, weight, scales, biases, out,
-    x_shape[0], weight_shape[0], x_shape[1], shared}.run();
+    x_shape[0], weight_shape[0], weight_shape[1] * 32 / BITS, shared}.run();
 """
-SUM_BODY = """
-sum_splits<T>(partials, out, partials_shape[0], size_t(partials_shape[1]) * partials_shape[2],
-              (size_t(blockIdx.x) * blockDim.x + threadIdx.x) * 4);
+SPLIT_BODY = """
+extern __shared__ __align__(16) char shared[];
+Product<T, float, BITS, GROUP, ROW_TILES, OUTPUT_TILES, WIDTH, DEPTH, STAGES> product{
+    x, weight, scales, biases, partials,
+    x_shape[0], weight_shape[0], weight_shape[1] * 32 / BITS, shared};
+product.run();
+product.sum_splits(const_cast<uint32_t*>(counters), out);
 """
 
 
-def header(blocks: int, threads: int = _SUM_THREADS) -> str:
+def header(blocks: int, threads: int) -> str:
     """What comes before a body.
 
     Args:
@@ -317,31 +335,17 @@ def header(blocks: int, threads: int = _SUM_THREADS) -> str:
 
 
 @functools.cache
-def _kernel(blocks: int, threads: int, shared: int) -> Any:
+def _kernel(blocks: int, threads: int, shared: int, is_split: bool) -> Any:
     source = header(blocks, threads)
+    body = SPLIT_BODY if is_split else BODY
+    # MLX keeps compiled kernels by name, even on disk.
+    digest = hashlib.sha256((source + body).encode()).hexdigest()[:12]
     return mx.fast.cuda_kernel(
         # MLX sets the shared memory of a kernel only once.
-        name=f"{_unique_name(source, BODY)}_{shared}",
-        input_names=["x", "weight", "scales", "biases"],
-        output_names=["out"],
-        source=BODY,
+        name=f"pippin_quantized_matmul_{digest}_{shared}",
+        input_names=["x", "weight", "scales", "biases", *["counters"] * is_split],
+        output_names=[*["partials"] * is_split, "out"],
+        source=body,
         header=source,
         shared_memory=shared,
     )
-
-
-@functools.cache
-def _sum_kernel() -> Any:
-    source = header(1)
-    return mx.fast.cuda_kernel(
-        name=_unique_name(source, SUM_BODY),
-        input_names=["partials"],
-        output_names=["out"],
-        source=SUM_BODY,
-        header=source,
-    )
-
-
-def _unique_name(header: str, body: str) -> str:
-    # MLX keeps compiled kernels by name, even on disk.
-    return f"pippin_quantized_matmul_{hashlib.sha256((header + body).encode()).hexdigest()[:12]}"

@@ -21,6 +21,9 @@ using std::min;
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct float2 {
+  float x, y;
+};
 struct Index {
   int x, y, z;
 };
@@ -147,7 +150,19 @@ inline ThreadIndex threadIdx;
 
 #define __syncthreads() shim::wait(__LINE__, 0, shim::threads.size())
 #define __syncwarp() shim::meet(__LINE__)
+#define memory_fence()
 #define sync_slot(slot, num_threads) shim::wait(__LINE__, 1 + slot, num_threads)
+
+// Thread blocks run one after another.
+inline uint32_t atomicAdd(uint32_t* counter, uint32_t more) {
+  const uint32_t before = *counter;
+  *counter += more;
+  return before;
+}
+
+inline float2 load_pair(const float* from) {
+  return {from[0], from[1]};
+}
 
 inline float __uint_as_float(uint32_t bits) {
   float out;

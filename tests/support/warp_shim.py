@@ -12,38 +12,41 @@ from kernel_shim import FLAGS
 from numpy.typing import NDArray
 
 from pippin.core.kernels.kernel_source import read
-from pippin.core.kernels.quantized_matmul import BODY, Tile
+from pippin.core.kernels.quantized_matmul import BODY, SPLIT_BODY, Tile
 
 _SIGNATURE = """
 extern "C" void {name}(const void* x_, const int* x_shape, const uint32_t* weight,
                        const int* weight_shape, const void* scales_, const void* biases_,
-                       void* total, int eager) {{
+                       void* out_, int eager) {{
   using T = {dtype};
-  using OUT = {out_dtype};
 {constants}
   const T* x = static_cast<const T*>(x_);
   const T* scales = static_cast<const T*>(scales_);
   const T* biases = static_cast<const T*>(biases_);
+  T* out = static_cast<T*>(out_);
   constexpr int SPLITS = {splits};
   const size_t size = size_t(x_shape[0]) * weight_shape[0];
-  std::vector<float> partials(SPLITS * size);
-  OUT* out = static_cast<OUT*>(SPLITS == 1 ? total : partials.data());
+  std::vector<float> sums(SPLITS * size, NAN);
+  float* partials = sums.data();
   std::vector<float4> memory({shared} / 16);
   char* shared = reinterpret_cast<char*>(memory.data());
   shim::eager = eager;
+  gridDim = {{(x_shape[0] + {rows} - 1) / {rows}, (weight_shape[0] + {outputs} - 1) / {outputs},
+             SPLITS}};
+  std::vector<uint32_t> counted(gridDim.x * gridDim.y);
+  const uint32_t* counters = counted.data();
   shim::body = [&] {{ {body} }};
-  gridDim.z = SPLITS;
-  for (blockIdx.z = 0; blockIdx.z < SPLITS; ++blockIdx.z) {{
-    for (blockIdx.y = 0; blockIdx.y * {outputs} < weight_shape[0]; ++blockIdx.y) {{
-      for (blockIdx.x = 0; blockIdx.x * {rows} < x_shape[0]; ++blockIdx.x) {{
+  for (int z = 0; z < SPLITS; ++z) {{
+    blockIdx.z = eager ? SPLITS - 1 - z : z;
+    for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y) {{
+      for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {{
         memset(shared, 0xff, {shared});  // not a number, in every type
         shim::run_block({threads});
       }}
     }}
   }}
-  if (SPLITS == 1) return;
-  for (size_t i = 0; i < size; i += 4) {{
-    sum_splits<T>(partials.data(), static_cast<T*>(total), SPLITS, size, i);
+  for (const uint32_t count : counted) {{
+    if (count != 0) shim::stop("a counter is not as it was");
   }}
 }}
 """
@@ -54,11 +57,12 @@ def build(folder: Path, kernels: Mapping[str, tuple[str, Mapping[str, int], Tile
     parts = ['#include "warp_shim.h"', read("quantized_matmul")]
     for name, (dtype, constants, tile) in kernels.items():
         lines = [f"  constexpr int {key} = {value};" for key, value in constants.items()]
-        body = BODY.replace("extern __shared__ __align__(16) char shared[];", "")
+        body = (SPLIT_BODY if tile.splits > 1 else BODY).replace(
+            "extern __shared__ __align__(16) char shared[];", ""
+        )
         text = _SIGNATURE.format(
             name=name,
             dtype=dtype,
-            out_dtype=dtype if tile.splits == 1 else "float",
             constants="\n".join(lines),
             shared=-(-tile.shared // 16) * 16,
             body=body,

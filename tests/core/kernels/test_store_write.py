@@ -2,62 +2,45 @@
 
 from __future__ import annotations
 
-import ctypes
-import subprocess
 from pathlib import Path
 
 import kernel_shim
 import numpy as np
 import pytest
 from kernel_shim_cases import make_shape
+from small_kernel import run_kernel
 
 from pippin.core.backend import device_kind, mx
 from pippin.core.errors import ConfigError
 from pippin.core.kernels import paged_attention, store_write
-from pippin.core.kernels.kernel_source import read
 from pippin.core.kernels.store_write import find_write_problem
 
-_SOURCE = """
-#include "kernel_shim.h"
-using S = float;
-constexpr int KEY_DIM = 5, VALUE_DIM = 3, NUM_KV_HEADS = 2, BLOCK_SIZE = 4, THREADS = 32;
-extern "C" void run(const S* keys, const S* values, const int* slots, const int* slots_shape,
-                    const S* key_store, const S* value_store, unsigned* out, int blocks) {{
-  for (int block = 0; block < blocks; ++block) {{
-    for (int thread_index = 0; thread_index < THREADS; ++thread_index) {{
-      const int3 grid_position = {{block, 0, 0}};
-      {body}
-    }}
-  }}
-}}
-"""
+_CONSTANTS = {"KEY_DIM": 5, "VALUE_DIM": 3, "NUM_KV_HEADS": 2, "BLOCK_SIZE": 4}
 
 
 @pytest.mark.skipif(kernel_shim.COMPILER is None, reason="g++ is not installed")
 def test_every_number_gets_to_its_slot_and_nothing_else_changes(tmp_path: Path) -> None:
-    library = tmp_path / "write.so"
-    text = _SOURCE.format(body=read("store_write"))
-    command = [str(kernel_shim.COMPILER), *kernel_shim.FLAGS, "-o", str(library), "-xc++", "-"]
-    subprocess.run(command, input=text, text=True, check=True)
     rng = np.random.default_rng(0)
     slots = np.array([17, 0, 3, 4, 23, 9, 22], np.int32)
-    count = np.array([len(slots)], np.int32)
     keys, values = (rng.normal(size=(len(slots), 2, dim)).astype(np.float32) for dim in (5, 3))
     stores = [np.full((6, 2, 4, dim), 7.0, np.float32) for dim in (5, 3)]
-    out = np.array([9], np.uint32)
     blocks = -(-keys.size // 32) + -(-values.size // 32) + 2  # threads past the end do nothing
 
-    ctypes.CDLL(str(library)).run(
-        *(ctypes.c_void_p(a.ctypes.data) for a in (keys, values, slots, count, *stores, out)),
-        blocks,
+    *_, key_store, value_store, out = run_kernel(
+        "store_write",
+        tmp_path,
+        [mx.array(it) for it in (keys, values, slots, *stores)],
+        [mx.array([9], mx.uint32)],
+        _CONSTANTS | {"THREADS": 32, "WARPS": 1},
+        blocks=blocks,
     )
 
-    assert out[0] == 0
-    for tokens, store in zip((keys, values), stores, strict=True):
-        want = np.full_like(store, 7.0)
+    assert out.item() == 0
+    for tokens, store in zip((keys, values), (key_store, value_store), strict=True):
+        want = np.full(store.shape, 7.0, np.float32)
         for token, slot in zip(tokens, slots, strict=True):
             want[slot // 4, :, slot % 4] = token
-        assert np.array_equal(store, want)
+        assert np.array_equal(np.array(store), want)
 
 
 @pytest.mark.skipif(device_kind() == "cpu", reason="needs a GPU")

@@ -21,6 +21,11 @@ from pippin.core.runner.measurements import Measurements
 from mlx.nn.layers.quantized import quantize  # noqa: TID251
 
 
+@pytest.fixture(autouse=True)
+def keep_busy_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_timing, "_BUSY_DIMS", 16)
+
+
 def make_model(family: str = "qwen3-moe") -> Any:
     model = make_tiny_model(family).model
     quantize(model, 32, 8)
