@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .cache import app as cache_app
 from .errors import OneLineErrors
 from .serve import serve
 
@@ -44,3 +45,4 @@ def root(
 
 
 app.command()(serve)
+app.add_typer(cache_app, name="cache")

@@ -33,7 +33,11 @@ def option_names(command: Any) -> set[str]:
 
 
 def man_page(name: str) -> str:
-    """The text of a man page: the tree's, or in a wheel without a tree the installed one."""
+    """The text of a man page: the tree's, or in a wheel without a tree the installed one.
+
+    Commands below ``pippin NAME`` stand in the page of that.
+    """
+    name = "-".join(name.split("-")[:2])
     path = REPO / "man" / f"{name}.1"
     if not path.is_file():
         installed = [f for f in files("pippin") or [] if f.name == path.name]
