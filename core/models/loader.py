@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 # smaller than this; what is above is better left to the KV cache and to other programs.
 _BUFFER_CACHE_BYTES = 1 << 30
 _MAX_REASON_CHARS = 300
+
+# By which harmony turns end.
+_HARMONY_ENDS = {"<|call|>", "<|return|>"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +177,15 @@ def _load_tokenizer(folder: Path, config: dict[str, Any]) -> tuple[Any, set[int]
     load: Any = load_tokenizer
     # Said explicitly, because transformers would otherwise ask on the terminal.
     wrapper = load(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
-    return wrapper._tokenizer, set(wrapper.eos_token_ids)
+    tokenizer = wrapper._tokenizer
+    return tokenizer, set(wrapper.eos_token_ids) | _harmony_ends(tokenizer.get_vocab())
+
+
+def _harmony_ends(vocab: Mapping[str, int]) -> set[int]:
+    """Tokens that end a turn in harmony; some conversions name only one of them."""
+    if not _HARMONY_ENDS | {"<|channel|>"} <= vocab.keys():
+        return set()
+    return {vocab[token] for token in _HARMONY_ENDS}
 
 
 def _widen(model: Any) -> bool:

@@ -20,6 +20,7 @@ from ..schemas.openai_chat import (
     MessageWire,
     NamedToolWire,
     RefusalPartWire,
+    StructuralTagFormatWire,
     TextPartWire,
     ToolCallWire,
     ToolChoiceWire,
@@ -150,6 +151,8 @@ def _to_response_format(wire: ChatCompletionRequest) -> ResponseFormat | None:
         form = ResponseFormat("json_object")
     elif isinstance(given, JsonSchemaFormatWire):
         form = ResponseFormat("json_schema", given.json_schema.schema_)
+    elif isinstance(given, StructuralTagFormatWire):
+        form = ResponseFormat("structural_tag", given.model_dump(exclude_none=True))
     if wire.structured_outputs is None:
         return form
     set_fields = [

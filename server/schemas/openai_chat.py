@@ -200,8 +200,18 @@ class JsonSchemaFormatWire(WireModel):
     json_schema: JsonSchemaWire
 
 
+class StructuralTagFormatWire(WireModel):
+    """Text with structures inside, in the older or the newer form; an extension."""
+
+    type: Literal["structural_tag"]
+    format: dict[str, Any] | None = None
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[str] | None = None
+
+
 ResponseFormatWire = Annotated[
-    TextFormatWire | JsonObjectFormatWire | JsonSchemaFormatWire, Field(discriminator="type")
+    TextFormatWire | JsonObjectFormatWire | JsonSchemaFormatWire | StructuralTagFormatWire,
+    Field(discriminator="type"),
 ]
 
 

@@ -138,11 +138,6 @@ def client(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         },
         special_tokens=family.special_tokens,
     )
-    config = json.loads((folder / "config.json").read_text())
-    added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
-    ids = [token["id"] for token in added if token["content"] in family.ends]
-    config["eos_token_id"] = [config["eos_token_id"], *ids]
-    (folder / "config.json").write_text(json.dumps(config))
     engine = AsyncEngine.start(
         str(folder),
         EngineConfig(

@@ -208,6 +208,12 @@ def test_the_model_is_told_of_the_tools_it_may_call(make_client: MakeClient) -> 
         ({"structured_outputs": {"choice": ["a", "b"]}}, ResponseFormat("choice", ("a", "b"))),
         ({"structured_outputs": {"grammar": "start: X"}}, ResponseFormat("grammar", "start: X")),
         ({"structured_outputs": {"structural_tag": {}}}, ResponseFormat("structural_tag", {})),
+        (
+            {"response_format": {"type": "structural_tag", "format": {"type": "any_text"}}},
+            ResponseFormat(
+                "structural_tag", {"type": "structural_tag", "format": {"type": "any_text"}}
+            ),
+        ),
     ],
 )
 def test_response_format(
