@@ -63,6 +63,8 @@ def render_chat(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
             )
     if not tokenizer.chat_template_knows_tools:
         prompt = spell_out_tools(prompt)
+    if tokenizer.chat_template_moves_rules:
+        prompt = replace(prompt, messages=_with_rules_in_place(prompt.messages))
     refusals: list[Exception] = []
     for messages in _readings(prompt.messages):
         for form in _FORMS:
@@ -159,6 +161,16 @@ def _with_one_system_turn(messages: Sequence[Message]) -> Sequence[Message]:
     """Rules that come in the middle are told by the user, where they stand."""
     first, *rest = messages
     return _joined([first, *(_as_user(message) for message in rest)])
+
+
+def _with_rules_in_place(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Rules at the head stay, later ones are told by the user.
+
+    At the head, they would make the whole conversation new to the prefix cache.
+    """
+    turns = (i for i, it in enumerate(messages) if it.role not in ("system", "developer"))
+    first = next(turns, len(messages))
+    return (*messages[:first], *map(_as_user, messages[first:]))
 
 
 def _without_system_turns(messages: Sequence[Message]) -> Sequence[Message]:

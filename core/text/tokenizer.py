@@ -153,6 +153,18 @@ class Tokenizer:
         )
 
     @cached_property
+    def chat_template_moves_rules(self) -> bool:
+        """Whether the template shows a system message before turns that it comes after."""
+        turn = "pippin-turn"
+        shown = self._try_chat_template(
+            {"role": "user", "content": turn},
+            {"role": "assistant", "content": "answer"},
+            {"role": "system", "content": PROBE},
+            {"role": "user", "content": "last"},
+        )
+        return 0 <= shown.find(PROBE) < shown.find(turn)
+
+    @cached_property
     def chat_template_text(self) -> str:
         """All of the model's templates, one after another; empty if there is none."""
         template = self._hf.chat_template
@@ -185,10 +197,13 @@ class Tokenizer:
         return text
 
     def _chat_template_shows_probe(self, *turns: Mapping[str, Any]) -> bool:
+        return PROBE in self._try_chat_template(*turns)
+
+    def _try_chat_template(self, *turns: Mapping[str, Any]) -> str:
         try:
-            return PROBE in self.apply_chat_template(turns, add_generation_prompt=False)
+            return self.apply_chat_template(turns, add_generation_prompt=False)
         except Exception:  # a template is a program and can fail in any way
-            return False
+            return ""
 
     def _name(self, token_id: int) -> str | None:
         # The backend takes no negative ids and knows nothing behind the vocabulary.

@@ -145,6 +145,25 @@ def test_arguments_are_json_text_for_templates_that_join_them() -> None:
     assert render(joins, say("assistant", tool_calls=[call])) == 'look{"at": "é"}'
 
 
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ("{{ a if a is string else a | tojson }}", '{"at": "é'),
+        ("{{ a | tojson }}", '"{\\"at\\": \\"é"'),
+        ("{{ '' + a }}", '{"at": "é'),
+        ("{% for k, v in a.items() %}{{ k }}={{ v }}{% endfor %}", 'arguments={"at": "é'),
+        ("{% for k in a %}{{ k }}={{ a[k] }}{% endfor %}", 'arguments={"at": "é'),
+    ],
+)
+def test_arguments_that_broke_off_are_shown_as_the_template_can(shown: str, expected: str) -> None:
+    template = (
+        "{% for m in messages %}{% for c in m.tool_calls %}{% set a = c.function.arguments %}"
+        f"{shown}{{% endfor %}}{{% endfor %}}"
+    )
+    call = ToolCall(call_id="c1", name="look", arguments='{"at": "é')
+    assert render("{# tools #}" + template, say("assistant", tool_calls=[call])) == expected
+
+
 def test_extra_variables_reach_the_template() -> None:
     template = "{{ messages[0].content }}{{ enable_thinking }}"
     assert render(template, say("user", "u"), template_kwargs={"enable_thinking": 1}) == "u1"
@@ -210,6 +229,19 @@ def test_rules_in_the_middle_are_told_by_the_user_where_templates_want_them_firs
     assert render(ALTERNATING, *turns) == "s:a;u:b\n\nc;a:d;"
     # Where they may stand they stay.
     assert render(ALTERNATING.replace("not loop.first", "false"), *turns) == "s:a;u:b;s:c;a:d;"
+
+
+def test_rules_in_the_middle_stay_there_where_templates_would_move_them_to_the_head() -> None:
+    # As DeepSeek's templates do, so that all that was said before would be new to the cache.
+    moving = (
+        "{% for m in messages if m.role == 'system' %}{{ m.content }}|{% endfor %}"
+        "{% for m in messages if m.role != 'system' %}{{ m.role[0] }}:{{ m.content }};{% endfor %}"
+    )
+    before = [say("system", "a"), say("system", "b"), say("user", "c"), say("assistant", "d")]
+
+    text = render(moving, *before, say("developer", "e"), say("user", "f"))
+
+    assert text == render(moving, *before) + "u:e;u:f;"
 
 
 def test_templates_without_system_turns_get_none() -> None:
