@@ -4,8 +4,38 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .errors import ConfigError
+
+_KV_BITS = (8, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class KVBits:
+    """Bits of a number of keys and of values."""
+
+    keys: int
+    values: int
+
+    @classmethod
+    def parse(cls, text: str) -> KVBits | None:
+        """Read ``8``, ``4``, keys and values apart such as ``8,4``, or ``off``.
+
+        Raises:
+            ConfigError: It is none of these.
+        """
+        if text == "off":
+            return None
+        parts = [part.strip() for part in text.split(",")]
+        if len(parts) > 2 or not all(part in map(str, _KV_BITS) for part in parts):
+            raise ConfigError(
+                f"kv-bits must be 8, 4, two of these as in '8,4', or off; got '{text}'"
+            )
+        return cls(int(parts[0]), int(parts[-1]))
+
+    def __str__(self) -> str:
+        return str(self.keys) if self.keys == self.values else f"{self.keys},{self.values}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,10 +46,18 @@ class CacheConfig:
         block_size: Tokens a block holds. A power of two.
         max_bytes: Memory for keys and values over all layers, in bytes; ``None`` sizes it from
             the device's memory, the weights and the measured activation peak.
+        kv_bits: Of keys and values in layers that keep all of the past; ``None`` for those that
+            the model gives them.
+        disk_folder: Where blocks go that the memory has no room for; ``None`` for nowhere.
+        disk_bytes: The most that may lie there, of all models together; ``None`` for a modest share
+            of the disk's free space.
     """
 
     block_size: int = 32
     max_bytes: int | None = None
+    kv_bits: KVBits | None = None
+    disk_folder: Path | None = None
+    disk_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.block_size <= 0 or self.block_size & (self.block_size - 1):

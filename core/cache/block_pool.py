@@ -105,6 +105,12 @@ class BlockPool:
         assert self._reference_counts[block_id] > 0, f"block {block_id} published while unused"
         self.index.insert(block_hash, block_id)
 
+    def forget(self, block_id: int) -> None:
+        """Drop an evictable block's hash: it becomes free."""
+        del self._evictable[block_id]
+        self.index.remove_block(block_id)
+        self._free.append(block_id)
+
     def forget_content(self) -> None:
         """Drop all hashes: evictable blocks become free, blocks in use become private."""
         self.index = PrefixIndex()

@@ -1,14 +1,20 @@
 """What each layer of a model keeps: kind, heads, dims and dtype; and the bytes that follow.
 
-Layers of the same kind and window share block tables and a block pool: a *layer group*. A block of
-a group covers ``block_size`` tokens in all of the group's layers.
+Layers of the same window share block tables and a block pool: a *layer group*. A block of a group
+covers ``block_size`` tokens in all of the group's layers. Layers that keep a state of fixed size
+are in no group.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+# A model's own cache of a layer: one part, or several in a composite layer. Indices of parts.
+PartTree: TypeAlias = int | tuple[int, ...]
 
 
 class LayerKind(enum.Enum):
@@ -17,8 +23,27 @@ class LayerKind(enum.Enum):
     FULL = "full"  # keys and values of every token
     SLIDING = "sliding"  # keys and values of the last `window` tokens
     RECURRENT = "recurrent"  # a state of fixed size per sequence
-    COMPOSITE = "composite"  # several of these in one layer
     OPAQUE = "opaque"  # only the model's own code understands it
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """One array of a recurrent layer's state.
+
+    Attributes:
+        shape: For one sequence, ``[1, ...]``.
+        dtype: MLX's name of it.
+        item_bytes: Bytes of one number.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    item_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Its memory."""
+        return math.prod(self.shape) * self.item_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +54,9 @@ class LayerSpec:
         window: Tokens that a sliding layer attends to, the current one included.
         key_dim: Size of a key per head; ``value_dim`` may differ.
         item_bytes: Bytes of one number.
+        states: The arrays of a recurrent layer.
+        key_bits: 8 or 4 if keys are quantised, 0 if they are not; ``value_bits`` with it.
+        group_size: Numbers of a vector that share a scale and a bias, if quantised.
     """
 
     kind: LayerKind
@@ -37,11 +65,34 @@ class LayerSpec:
     value_dim: int = 0
     item_bytes: int = 0
     window: int | None = None
+    states: tuple[StateSpec, ...] = ()
+    key_bits: int = 0
+    value_bits: int = 0
+    group_size: int = 0
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether its past lies in blocks."""
+        return self.kind in (LayerKind.FULL, LayerKind.SLIDING)
+
+    @property
+    def state_bytes(self) -> int:
+        """What a recurrent layer keeps for one sequence."""
+        return sum(state.nbytes for state in self.states)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether keys and values have fewer bits than the model gives them."""
+        return self.key_bits > 0
 
     @property
     def bytes_per_token(self) -> int:
         """Key and value bytes of one token."""
-        return self.num_kv_heads * (self.key_dim + self.value_dim) * self.item_bytes
+        if not self.is_quantized:
+            return self.num_kv_heads * (self.key_dim + self.value_dim) * self.item_bytes
+        packed = (self.key_dim * self.key_bits + self.value_dim * self.value_bits) // 8
+        groups = (self.key_dim + self.value_dim) // self.group_size
+        return self.num_kv_heads * (packed + 2 * groups * self.item_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,28 +114,50 @@ class LayerGroup:
 
 
 class KVLayout:
-    """The kinds of all layers, and how the paged ones are grouped."""
+    """The kinds of all layers, and how the paged ones are grouped.
 
-    def __init__(self, layers: Sequence[LayerSpec]) -> None:
+    Args:
+        layers: What keeps something, in the model's order. A composite layer is several of these.
+        tree: For each cache that the model is handed, which of `layers` it stands for; one each by
+            default.
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], tree: Sequence[PartTree] | None = None) -> None:
         self.layers = tuple(layers)
-        self.groups = tuple(_group(self.layers)) if self.is_paged else ()
+        self.tree = tuple(range(len(self.layers)) if tree is None else tree)
+        self.groups = tuple(_group(self.layers)) if self.is_understood else ()
 
     @property
-    def is_paged(self) -> bool:
-        """Whether every layer's past fits into blocks."""
-        paged = (LayerKind.FULL, LayerKind.SLIDING)
-        return bool(self.layers) and all(layer.kind in paged for layer in self.layers)
+    def is_understood(self) -> bool:
+        """Whether every layer's past fits into blocks and states."""
+        return bool(self.layers) and not any(x.kind is LayerKind.OPAQUE for x in self.layers)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether all layers take tokens as they come, each a batch entry of its own."""
+        return len(self.tree) == len(self.layers) and all(x.is_paged for x in self.layers)
+
+    @property
+    def recurrent(self) -> tuple[int, ...]:
+        """Layers that keep a state."""
+        return tuple(i for i, x in enumerate(self.layers) if x.kind is LayerKind.RECURRENT)
+
+    @property
+    def state_bytes(self) -> int:
+        """What one sequence's states take in all layers."""
+        return sum(layer.state_bytes for layer in self.layers)
 
     def group_of(self, layer: int) -> int:
-        """Index of a layer's group."""
+        """Index of a paged layer's group."""
         return next(i for i, group in enumerate(self.groups) if layer in group.layers)
 
     def describe(self) -> str:
-        """One line for people, such as ``24 full, 4 sliding(512)``."""
+        """One line for people, such as ``24 full(k8 v4), 4 sliding(512)``."""
         counts: dict[str, int] = {}
         for layer in self.layers:
             window = f"({layer.window})" if layer.window is not None else ""
-            name = f"{layer.kind.value}{window}"
+            bits = f"(k{layer.key_bits} v{layer.value_bits})" if layer.is_quantized else ""
+            name = f"{layer.kind.value}{window}{bits}"
             counts[name] = counts.get(name, 0) + 1
         return ", ".join(f"{count} {name}" for name, count in counts.items())
 
@@ -92,7 +165,8 @@ class KVLayout:
 def _group(layers: Sequence[LayerSpec]) -> list[LayerGroup]:
     by_window: dict[int | None, list[int]] = {}
     for index, layer in enumerate(layers):
-        by_window.setdefault(layer.window, []).append(index)
+        if layer.is_paged:
+            by_window.setdefault(layer.window, []).append(index)
     # Full attention first: its index decides how long a prefix match can be.
     ordered = sorted(by_window.items(), key=lambda item: (item[0] is not None, item[0] or 0))
     return [
@@ -123,6 +197,8 @@ def split_blocks(
         else max_num_seqs * blocks_for(group.window + prefill_chunk, block_size, slack=1)
         for group in groups
     ]
+    if not groups:
+        return []
     if all(cap is not None for cap in caps):
         caps = [None] * len(groups)
     # With fewer blocks for everybody than a cap allows, the cap does not bind; so groups with the

@@ -1,9 +1,9 @@
 """The arrays behind the block ids: keys and values of every paged layer.
 
 Per layer, keys are ``[num_blocks, num_kv_heads, block_size, key_dim]`` and values the same with
-their own dim. The store knows slots, not sequences. Writes are lazy graph nodes that replace the
-layer's array; nobody else may keep a reference to it, or the device has to copy instead of writing
-in place.
+their own dim, quantised or not as the layout says. The store knows slots, not sequences. Writes are
+lazy graph nodes that replace the layer's arrays; nobody else may keep a reference to these, or the
+device has to copy instead of writing in place.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from ..backend import mx
 from .kv_layout import KVLayout
+from .vector_format import Blocks, layer_formats
 
 
 class TokenSlots:
@@ -64,20 +65,24 @@ class KVStore:
         self.dtype = dtype
         self._write_in_place = write_in_place
         self._num_blocks = tuple(num_blocks)
-        self._keys: list[mx.array] = []
-        self._values: list[mx.array] = []
-        self.group_of_layer = [layout.group_of(i) for i in range(len(layout.layers))]
+        # By paged layer: the arrays of its keys, then as many of its values.
+        self._parts: list[list[mx.array]] = []
+        # By layer; those that keep a state have neither group nor arrays.
+        self.group_of_layer = {
+            i: layout.group_of(i) for i, layer in enumerate(layout.layers) if layer.is_paged
+        }
+        self._place = {layer: place for place, layer in enumerate(self.group_of_layer)}
+        self._formats = [layer_formats(layer, dtype) for layer in layout.layers if layer.is_paged]
         self.reset()
 
     def reset(self) -> None:
         """Start again with empty arrays, whatever state a failed step left the old ones in."""
-        self._keys, self._values = [], []
-        for index, layer in enumerate(self.layout.layers):
-            blocks = self._num_blocks[self.group_of_layer[index]] + 1
+        self._parts = []
+        for (index, group), formats in zip(self.group_of_layer.items(), self._formats, strict=True):
+            blocks = self._num_blocks[group] + 1
             # Flat, because a write by one index is one quick operation; by three it is many.
-            count = blocks * layer.num_kv_heads * self.block_size
-            self._keys.append(mx.zeros((count, layer.key_dim), dtype=self.dtype))
-            self._values.append(mx.zeros((count, layer.value_dim), dtype=self.dtype))
+            count = blocks * self.layout.layers[index].num_kv_heads * self.block_size
+            self._parts.append([part for form in formats for part in form.empty(count)])
         # On the CPU it takes a second to fill gigabytes; nobody needs to wait for that yet.
         mx.async_eval(*self.arrays())  # type: ignore[no-untyped-call]
 
@@ -87,10 +92,11 @@ class KVStore:
         Attention gives slots that it masks the weight 0, but 0 times NaN is NaN: such a slot would
         spoil whoever holds its block next.
         """
-        for arrays in (self._keys, self._values):
-            for layer in range(len(arrays)):
-                arrays[layer] = mx.where(mx.isfinite(arrays[layer]), arrays[layer], 0)
-                mx.eval(arrays[layer])  # one by one: never the whole store twice
+        for parts in self._parts:
+            for i, part in enumerate(parts):
+                if mx.issubdtype(part.dtype, mx.floating):
+                    parts[i] = mx.where(mx.isfinite(part), part, 0)
+                    mx.eval(parts[i])  # one by one: never the whole store twice
 
     @property
     def nbytes(self) -> int:
@@ -99,7 +105,7 @@ class KVStore:
 
     def arrays(self) -> list[mx.array]:
         """All arrays."""
-        return [*self._keys, *self._values]
+        return [part for parts in self._parts for part in parts]
 
     @property
     def is_written_in_place(self) -> bool:
@@ -113,26 +119,34 @@ class KVStore:
     def over(self, arrays: Sequence[mx.array]) -> KVStore:
         """The same store made of other arrays, in the order of `arrays`."""
         other = copy.copy(self)
-        count = len(self._keys)
-        other._keys, other._values = list(arrays[:count]), list(arrays[count:])
+        other.put(arrays)
         return other
 
     def put(self, arrays: Sequence[mx.array]) -> None:
         """Own these arrays, in the order of `arrays`."""
-        count = len(self.layout.layers)
-        self._keys, self._values = list(arrays[:count]), list(arrays[count:])
+        rest = iter(arrays)
+        self._parts = [[next(rest) for _ in parts] for parts in self._parts]
 
     def last_layer(self) -> list[mx.array]:
-        """The last layer's keys and values, which depend on all others'."""
-        return [self._keys[-1], self._values[-1]]
+        """The last paged layer's keys and values, which depend on all others'."""
+        return list(self._parts[-1]) if self._parts else []
 
-    def keys(self, layer: int) -> mx.array:
+    def layer_arrays(self, layer: int) -> list[mx.array]:
+        """The arrays of a layer. Do not keep the references."""
+        return list(self._parts[self._place[layer]])
+
+    def keys(self, layer: int) -> Blocks:
         """``[num_blocks, num_kv_heads, block_size, key_dim]``. Do not keep the reference."""
-        return self._by_block(layer, self._keys[layer])
+        return self._blocks(layer, 0)
 
-    def values(self, layer: int) -> mx.array:
+    def values(self, layer: int) -> Blocks:
         """``[num_blocks, num_kv_heads, block_size, value_dim]``. Do not keep the reference."""
-        return self._by_block(layer, self._values[layer])
+        return self._blocks(layer, 1)
+
+    def as_read(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """``[..., dim]`` as they come back once they have been stored."""
+        key_format, value_format = self._formats[self._place[layer]]
+        return key_format.rounded(keys), value_format.rounded(values)
 
     def write(
         self, layer: int, keys: mx.array, values: mx.array, slots: TokenSlots
@@ -147,20 +161,8 @@ class KVStore:
             ``[1]``, uint32, 0: what reads these tokens in the same pass must take it as an input.
             ``None`` if the layer's arrays are new ones, which say that by themselves.
         """
-        keys, values = keys.astype(self.dtype), values.astype(self.dtype)
-        if self._write_in_place is not None:
-            return self._write_in_place(
-                keys,
-                values,
-                slots.slots,
-                self._keys[layer],
-                self._values[layer],
-                block_size=self.block_size,
-            )
-        index = slots.vectors(keys.shape[1])
-        self._keys[layer][index] = keys.reshape(-1, keys.shape[3])
-        self._values[layer][index] = values.reshape(-1, values.shape[3])
-        return None
+        key_format, value_format = self._formats[self._place[layer]]
+        return self._put(layer, [*key_format.pack(keys), *value_format.pack(values)], slots)
 
     def gather(self, layer: int, blocks: mx.array) -> tuple[mx.array, mx.array]:
         """Copy blocks into one run of tokens.
@@ -172,6 +174,49 @@ class KVStore:
             Keys and values, each ``[1, num_kv_heads, n * block_size, dim]``.
         """
         return _as_run(self.keys(layer)[blocks]), _as_run(self.values(layer)[blocks])
+
+    def block_arrays(self, layer: int, block_ids: mx.array) -> list[mx.array]:
+        """All that blocks hold of a layer, ``[n, ...]`` each."""
+        return [self._by_block(layer, part)[block_ids] for part in self._parts[self._place[layer]]]
+
+    def put_block_arrays(self, layer: int, block_ids: mx.array, arrays: Sequence[mx.array]) -> None:
+        """Fill whole blocks with what `block_arrays` gave."""
+        offsets = mx.arange(self.block_size, dtype=mx.int32)
+        slots = (block_ids.astype(mx.int32)[:, None] * self.block_size + offsets).reshape(-1)
+        # [n, heads, size, dim] by token: [n * size, heads, 1, dim]
+        parts = [
+            array.swapaxes(1, 2).reshape(-1, array.shape[1], 1, array.shape[3]) for array in arrays
+        ]
+        written = self._put(layer, parts, TokenSlots(slots, self.block_size))
+        if written is not None:
+            mx.eval(written)
+
+    def _put(self, layer: int, parts: list[mx.array], slots: TokenSlots) -> mx.array | None:
+        """Write ``[tokens, num_kv_heads, 1, ...]`` each; returns what `write` does."""
+        stored = self._parts[self._place[layer]]
+        if self._write_in_place is not None:
+            half = len(parts) // 2
+            pairs = zip(parts[:half], parts[half:], stored[:half], stored[half:], strict=True)
+            written: mx.array | None = None
+            for keys, values, key_store, value_store in pairs:
+                index = slots.slots
+                if written is not None:  # so that the last one stands for all
+                    (index,) = mx.depends([index], [written])
+                written = self._write_in_place(
+                    keys, values, index, key_store, value_store, block_size=self.block_size
+                )
+            return written
+        index = slots.vectors(parts[0].shape[1])
+        for array, part in zip(stored, parts, strict=True):
+            array[index] = part.reshape(-1, part.shape[3])
+        return None
+
+    def _blocks(self, layer: int, side: int) -> Blocks:
+        place = self._place[layer]
+        parts, form = self._parts[place], self._formats[place][side]
+        half = len(parts) // 2
+        heads = self.layout.layers[layer].num_kv_heads
+        return form.blocks(parts[side * half : (side + 1) * half], heads, self.block_size)
 
     def _by_block(self, layer: int, vectors: mx.array) -> mx.array:
         heads = self.layout.layers[layer].num_kv_heads

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..backend import device_kind, mx
 from ..cache.kv_layout import KVLayout
+from ..cache.kv_quantization import quantize_layout
+from ..config import KVBits
+from ..errors import ConfigError
 from ..kernels.store_write import find_write_problem, write_store
 from ..models.loader import LoadedModel
 from ..runner.attention.kernel_attention import KernelAttention
 from ..runner.attention.pair_attention import PairAttention
 from ..runner.attention.row_attention import RowAttention
 from ..runner.attention.table_attention import TableAttention
+from ..runner.forward_batch import PassForm
+from ..runner.fused_model import fuse
 from ..runner.head import find_head
-from ..runner.joined_linear import find_linear_groups
+from ..runner.joined_linear import LinearGroup, find_linear_groups
 from ..runner.linear import LinearReport
 from ..runner.linear_timing import tune_linear_layers
 from ..runner.measurements import Measurements
@@ -62,11 +68,19 @@ class DevicePlan:
         return attention.describe() if isinstance(attention, KernelAttention) else "plain"
 
 
-def plan_for_device(loaded: LoadedModel, *, block_size: int) -> DevicePlan:
-    """Try a model: its layers' kinds, its linear layers, kernels, and the paged cache."""
+def plan_for_device(
+    loaded: LoadedModel, *, block_size: int, kv_bits: KVBits | None = None
+) -> DevicePlan:
+    """Try a model: its layers' kinds, its linear layers, kernels, and the paged cache.
+
+    Raises:
+        ConfigError: The model's keys and values cannot have fewer bits.
+    """
     model = loaded.model
     install_paged_attention(model)
     layout, dtype = describe_layout(model)
+    # The second only where the first works: what is off by rounding hides other faults.
+    layouts = [layout] if kv_bits is None else [layout, quantize_layout(layout, kv_bits)]
     groups = find_linear_groups(model)
     linear = tune_linear_layers(model, dtype, Measurements.of_this_machine(), groups)
     logger.debug("linear layers: %s", linear.describe())
@@ -75,42 +89,63 @@ def plan_for_device(loaded: LoadedModel, *, block_size: int) -> DevicePlan:
     if write_problem is not None and not on_cpu:
         logger.warning("the KV store is copied when it is written: %s", write_problem)
     write = write_store if write_problem is None else None
-    paged = PagedModel(
-        model,
-        _choose_attention(dtype),
-        head=find_head(model, loaded.vocab_size),
-        is_compiled=write is not None,
-    )
-
-    def find_problem() -> str | None:
-        return find_paging_problem(
-            model,
-            paged,
-            layout,
-            dtype,
-            loaded.vocab_size,
-            block_size=_CPU_PROBE_BLOCK_SIZE if on_cpu else block_size,
-            write_in_place=write,
-        )
-
-    problem = find_problem()
-    if problem is not None and layout.is_paged:
-        # Maybe it is one of the ways to be fast that this model cannot go.
-        logger.debug("try again with nothing but paged attention: %s", problem)
-        for group in groups:
-            group.unjoin()
-        write, paged = None, PagedModel(model, TableAttention())
-        problem = find_problem()
-        if problem is None:
-            logger.warning("the model runs without kernels and compiled steps")
+    for paged, in_place in _attempts(loaded, layout, _choose_attention(dtype), groups, write):
+        for tried in layouts:
+            problem = find_paging_problem(
+                model,
+                paged,
+                tried,
+                dtype,
+                loaded.vocab_size,
+                block_size=_CPU_PROBE_BLOCK_SIZE if on_cpu else block_size,
+                write_in_place=in_place,
+            )
+            if problem is not None:
+                break
+        if problem is None or not layout.is_understood:
+            break
+        logger.debug("form=%s %s", paged.form.value, problem)
+    if problem is not None and kv_bits is not None:
+        raise ConfigError(f"kv-bits {kv_bits} cannot be used with this model: {problem}")
     return DevicePlan(
         model=paged,
-        layout=layout,
+        layout=layouts[-1],
         dtype=dtype,
         linear=linear,
         paging_problem=problem,
-        write_in_place=write,
+        write_in_place=in_place,
     )
+
+
+def _attempts(
+    loaded: LoadedModel,
+    layout: KVLayout,
+    attention: RowAttention[Any],
+    groups: Sequence[LinearGroup],
+    write: Callable[..., mx.array] | None,
+) -> Iterator[tuple[PagedModel, Callable[..., mx.array] | None]]:
+    """Ways to run a model, the fastest first, and what writes the KV store then.
+
+    Whoever asks for a further one has no use for the one before.
+    """
+    model = loaded.model
+    head = find_head(model, loaded.vocab_size)
+    make = partial(PagedModel, head=head, is_compiled=write is not None)
+    fused = model if write is None else fuse(model, groups)
+    if layout.is_flat:
+        if fused is not model:
+            yield make(fused, attention), write
+        yield make(model, attention), write
+    if layout.groups:
+        yield make(model, attention, form=PassForm.SPLIT), write
+    for form in (PassForm.GATHERED, PassForm.ALONE):
+        yield make(model, TableAttention(), form=form), write
+    # Maybe it is one of the ways to be fast that this model cannot go.
+    for group in groups:
+        group.unjoin()
+    logger.debug("try again without kernels and compiled steps")
+    for form in list(PassForm)[0 if layout.is_flat else 1 :]:
+        yield PagedModel(model, TableAttention(), form=form), None
 
 
 def _choose_attention(dtype: mx.Dtype) -> RowAttention[Any]:

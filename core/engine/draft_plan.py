@@ -34,6 +34,10 @@ class DraftPlan:
             raise ConfigError(f"{names}: their tokens differ")
         if plan.paging_problem is not None:
             raise ConfigError(f"{names}: the model is not paged, {plan.paging_problem}")
+        if plan.layout.recurrent:
+            raise ConfigError(
+                f"{names}: states of the model's recurrent layers cannot be taken back"
+            )
         if plan.layout.groups[0].window is not None:
             raise ConfigError(f"{names}: the model keeps all of the past in no layer")
         self._draft = draft
@@ -43,6 +47,8 @@ class DraftPlan:
         self._block_size = block_size
         if self._plan.paging_problem is not None:
             raise ConfigError(f"{names}: the draft model is not paged, {self._plan.paging_problem}")
+        if self._plan.layout.recurrent:
+            raise ConfigError(f"{names}: the draft model has recurrent layers")
 
     @property
     def shared_layout(self) -> KVLayout:

@@ -16,6 +16,7 @@ from ..runner.host_array import HostArray
 from ..runner.model_runner import MaskBuilder, ModelRunner
 from ..runner.step_output import StepInFlight, StepOutput
 from ..text.tokenizer import Tokenizer
+from .disk_cache import DiskCache
 from .masking import build_masks
 from .output_processor import OutputProcessor, prompt_logprobs
 from .schedule import Schedule, ScheduledSequence
@@ -26,6 +27,9 @@ from .stats import EngineStats, FinishedStats, StepStats
 from .step_costs import StepCosts
 
 logger = logging.getLogger(__name__)
+
+# For what waits to be written when the server ends.
+_DISK_CLOSE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -79,8 +83,10 @@ class Engine:
         *,
         costs: StepCosts | None = None,
         speculator: Speculator | None = None,
+        disk: DiskCache | None = None,
     ) -> None:
         self.scheduler = scheduler
+        self._disk = disk
         self._costs = costs or StepCosts()
         self._speculator = speculator
         self._runner = runner
@@ -93,11 +99,15 @@ class Engine:
         # Since when there has been work and no step under way.
         self._gap_since: float | None = None
         self._num_steps = 0
-        self._prefix_counts = (0, 0)
+        self._prefix_counts = (0, 0, 0)
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do."""
+        return self._has_requests or (self._disk is not None and self._disk.is_busy)
+
+    @property
+    def _has_requests(self) -> bool:
         return self.scheduler.has_work or self._under_way is not None
 
     def add(self, request: Request) -> None:
@@ -106,7 +116,7 @@ class Engine:
         Raises:
             OverloadedError: The waiting queue is full.
         """
-        if not self.has_work:
+        if not self._has_requests:
             self._gap_since = None  # nobody asked for anything until now
         sequences = self.scheduler.add(request)
         self._sequences[request.request_id] = sequences
@@ -126,7 +136,7 @@ class Engine:
         for sequence in list(self._sequences.get(request_id, ())):
             if not sequence.is_finished:
                 self.scheduler.finish(sequence, FinishReason.ABORT)
-                ended.append(_finished_stats(sequence))
+                ended.append(FinishedStats.of(sequence))
                 self._forget(sequence)
         return ended
 
@@ -139,6 +149,7 @@ class Engine:
         that run and leaves a clean engine.
         """
         result = StepResult()
+        self._advance_disk()
         try:
             ready, self._under_way = self._under_way, None
             speculates = self._speculates()
@@ -153,6 +164,8 @@ class Engine:
             logger.exception("engine step failed running=%d", self.scheduler.num_running)
             self._fail_running(error, result)
         self._num_steps += 1
+        if self._under_way is None and self._disk is not None and self._disk.is_busy:
+            self._disk.wait()
         return result
 
     def close(self) -> None:
@@ -161,12 +174,15 @@ class Engine:
         mlx ends the process when a stream is destroyed with work in it.
         """
         self._under_way = None
+        if self._disk is not None:
+            self._disk.close(_DISK_CLOSE_S)
         mx.synchronize()
         mx.clear_streams()
 
     def stats(self) -> EngineStats:
         """Numbers as of now."""
         cache, speculator = self.scheduler.cache, self._speculator
+        states = None if cache.checkpoints is None else cache.checkpoints.pool
         num_running = self.scheduler.num_running
         return EngineStats(
             num_running=num_running,
@@ -180,7 +196,20 @@ class Engine:
             num_steps=self._num_steps,
             num_traces=self._runner.num_traces,
             speculation=None if speculator is None else speculator.status(num_running),
+            disk=None if self._disk is None else self._disk.stats(),
+            num_states=0 if states is None else states.num_blocks - states.num_free,
+            max_states=0 if states is None else states.num_blocks,
         )
+
+    def _advance_disk(self) -> None:
+        if self._disk is None:
+            return
+        try:
+            self._disk.advance()
+        # Without it everything goes on, only slower.
+        except Exception:
+            logger.exception("the disk cache is switched off")
+            self._disk = self.scheduler.disk = None
 
     def _speculates(self) -> bool:
         if self._speculator is None:
@@ -307,7 +336,7 @@ class Engine:
         self._runner.reset()
         if self._speculator is not None:
             self._speculator.reset()
-        finished = tuple(_finished_stats(sequence) for sequence in sequences)
+        finished = tuple(FinishedStats.of(sequence) for sequence in sequences)
         told = result.stats or StepStats()
         result.stats = replace(told, finished=(*told.finished, *finished))
 
@@ -322,19 +351,20 @@ class Engine:
             else:
                 gaps.append(now - sequence.last_token_at)
             sequence.last_token_at = now
-        queries, hits = self.scheduler.num_prefix_queries, self.scheduler.num_prefix_hits
-        old_queries, old_hits = self._prefix_counts
-        self._prefix_counts = (queries, hits)
+        scheduler, old = self.scheduler, self._prefix_counts
+        counts = scheduler.num_prefix_queries, scheduler.num_prefix_hits, scheduler.num_disk_hits
+        self._prefix_counts = counts
         return StepStats(
             num_prefill_tokens=schedule.num_prefill_tokens,
             num_decode_tokens=num_tokens,
             num_preempted=len(schedule.preempted),
-            num_prefix_queries=queries - old_queries,
-            num_prefix_hits=hits - old_hits,
+            num_prefix_queries=counts[0] - old[0],
+            num_prefix_hits=counts[1] - old[1],
+            num_disk_hits=counts[2] - old[2],
             ttft_s=tuple(ttft),
             inter_token_s=tuple(gaps),
             queue_s=self._queue_times(schedule),
-            finished=tuple(_finished_stats(s) for s in changed if s.is_finished),
+            finished=tuple(FinishedStats.of(s) for s in changed if s.is_finished),
         )
 
     def _queue_times(self, schedule: Schedule) -> tuple[float, ...]:
@@ -355,21 +385,6 @@ def _mask_builder(schedule: Schedule, before: _UnderWay | None) -> MaskBuilder |
         return build_masks(items, vocab_size, {} if before is None else before.read().token_ids)
 
     return build
-
-
-def _finished_stats(sequence: Sequence) -> FinishedStats:
-    arrival_at = sequence.request.arrival_at
-    scheduled_at, token_at = sequence.first_scheduled_at, sequence.first_token_at
-    assert sequence.finish_reason is not None
-    return FinishedStats(
-        finish_reason=sequence.finish_reason,
-        num_prompt_tokens=sequence.num_prompt_tokens,
-        num_cached_tokens=sequence.num_cached_tokens or 0,
-        num_output_tokens=sequence.num_output_tokens,
-        queue_s=None if scheduled_at is None else scheduled_at - arrival_at,
-        ttft_s=None if token_at is None else token_at - arrival_at,
-        e2e_s=time.monotonic() - arrival_at,
-    )
 
 
 def _error_output(sequence: Sequence, reason: str) -> RequestOutput:

@@ -8,10 +8,12 @@ import os
 from dataclasses import dataclass
 
 from ..backend import device_kind, mx
+from ..cache.disk.record import Namespace
+from ..cache.disk.tier import DiskTier, default_disk_bytes
 from ..cache.kv_cache_manager import KVCacheManager
 from ..cache.kv_layout import KVLayout, blocks_for, split_blocks
 from ..cache.kv_store import KVStore
-from ..config import EngineConfig, SchedulerConfig, Speculation
+from ..config import CacheConfig, EngineConfig, SchedulerConfig, Speculation
 from ..errors import ConfigError
 from ..models.loader import LoadedModel
 from ..runner.model_runner import ModelRunner
@@ -21,9 +23,11 @@ from ..runner.sequential_runner import SequentialRunner
 from ..speculation.ngram import NgramProposer
 from ..text.tokenizer import Tokenizer
 from .device_plan import DevicePlan, plan_for_device
+from .disk_cache import DiskCache
 from .draft_plan import DraftPlan
 from .draft_source import DraftSource, HostSource
 from .engine import Engine
+from .read_costs import ReadCosts
 from .scheduler import Scheduler
 from .speculator import Speculator
 from .step_costs import StepCosts
@@ -37,6 +41,10 @@ _GPU_SHARE = 0.85
 _CPU_SHARE = 0.25
 _CPU_MOST_BYTES = 1024**3
 _DEFAULT_MAX_MODEL_LEN = 32768
+# Of the memory that running sequences leave, for saved states of recurrent layers.
+_STATE_SHARE = 0.3
+_MOST_STATES = 4096
+_DISK_READY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +82,7 @@ def build_engine(
     tokenizer = Tokenizer(loaded.tokenizer, loaded.eos_token_ids)
     eos_token_ids = sorted(tokenizer.eos_token_ids)
     sampler = Sampler(eos_token_ids)
-    plan = plan_for_device(loaded, block_size=config.cache.block_size)
+    plan = plan_for_device(loaded, block_size=config.cache.block_size, kv_bits=config.cache.kv_bits)
     layout, dtype, problem = plan.layout, plan.dtype, plan.paging_problem
     assert (draft is not None) == (config.speculation is Speculation.DRAFT)
     draft_plan = None
@@ -94,12 +102,13 @@ def build_engine(
         runner = SequentialRunner(loaded.model, sampler)
     else:
         shared = layout if draft_plan is None else draft_plan.shared_layout
-        counts = _count_blocks(plan, shared, config, max_model_len)
+        counts, num_states = _share_memory(plan, shared, config, max_model_len)
         manager = KVCacheManager(
             layout.groups,
             counts,
             block_size=config.cache.block_size,
             namespace=(loaded.fingerprint, str(dtype)),
+            num_states=num_states,
         )
         store = KVStore(
             layout,
@@ -121,20 +130,30 @@ def build_engine(
             draft_source = draft_plan.make_runner(
                 counts[0], eos_token_ids, max_num_seqs=scheduler_config.max_num_seqs
             )
-        capacity = max(counts) * config.cache.block_size
+        capacity = max(counts) * config.cache.block_size if counts else None
         max_model_len = _fit_model_len(config, max_model_len, manager)
+    disk = None
+    if config.cache.disk_folder is not None and problem is None:
+        disk = _open_disk(config.cache, loaded, plan, manager, runner, costs)
     scheduler = Scheduler(
         scheduler_config,
         manager,
         max_model_len=max_model_len,
         eos_token_ids=eos_token_ids,
         chunk_limit=costs.chunk_limit,
+        message_markers=tokenizer.special_ids,
+        disk=disk,
     )
     speculator = None
+    if config.speculation is not Speculation.OFF and layout.recurrent and problem is None:
+        raise ConfigError(
+            "speculation cannot be used with this model: states of its recurrent layers cannot be "
+            "taken back"
+        )
     if config.speculation is not Speculation.OFF and problem is None:
         speculator = Speculator(draft_source, max_tokens=config.draft_tokens)
     return BuiltEngine(
-        engine=Engine(scheduler, runner, tokenizer, costs=costs, speculator=speculator),
+        engine=Engine(scheduler, runner, tokenizer, costs=costs, speculator=speculator, disk=disk),
         tokenizer=tokenizer,
         max_model_len=max_model_len,
         kv_capacity_tokens=capacity,
@@ -143,6 +162,35 @@ def build_engine(
         attention=plan.describe_attention(),
         linear=plan.linear.describe(),
     )
+
+
+def _open_disk(
+    config: CacheConfig,
+    loaded: LoadedModel,
+    plan: DevicePlan,
+    manager: KVCacheManager,
+    runner: ModelRunner,
+    costs: StepCosts,
+) -> DiskCache | None:
+    assert config.disk_folder is not None
+    assert isinstance(runner, PagedRunner)
+    namespace = Namespace(
+        model=loaded.model_id,
+        fingerprint=loaded.fingerprint,
+        layout=plan.layout.describe(),
+        block_size=config.block_size,
+        dtype=str(plan.dtype).rpartition(".")[2],
+        model_path=str(loaded.path),
+    )
+    try:
+        num_bytes = config.disk_bytes or default_disk_bytes(config.disk_folder)
+        tier = DiskTier(config.disk_folder, namespace, max_bytes=num_bytes)
+    except OSError as error:
+        logger.warning("no disk cache: %s", error)
+        return None
+    # The first prompt may be one of those that are there. A large folder takes longer; then not.
+    tier.wait_ready(_DISK_READY_S)
+    return DiskCache(tier, manager, runner.block_copies(), ReadCosts(costs.chunk_seconds))
 
 
 def _fit_model_len(config: EngineConfig, wanted: int, manager: KVCacheManager) -> int:
@@ -157,15 +205,39 @@ def _fit_model_len(config: EngineConfig, wanted: int, manager: KVCacheManager) -
     return held
 
 
-def _count_blocks(
+def _share_memory(
     plan: DevicePlan, layout: KVLayout, config: EngineConfig, max_model_len: int
-) -> list[int]:
-    """Blocks of each layer group of `layout`: the plan's and whatever else has its memory."""
-    size = config.cache.block_size
-    scheduler = config.scheduler
+) -> tuple[list[int], int | None]:
+    """Share the budget out: blocks of each layer group of `layout`, and states to be saved.
+
+    Args:
+        layout: The plan's and whatever else has its memory.
+    """
+    size, scheduler = config.cache.block_size, config.scheduler
     budget = config.cache.max_bytes
     if budget is None:
         budget = _measure_budget(plan, scheduler, size)
+    num_states = None
+    left = budget
+    if layout.recurrent:
+        # A running sequence has two, as one pass's states are made of the last one's.
+        left -= 2 * scheduler.max_num_seqs * layout.state_bytes
+        num_states = max(0, int(left * (_STATE_SHARE if layout.groups else 1.0)))
+        num_states = min(num_states // layout.state_bytes, _MOST_STATES)
+        left -= num_states * layout.state_bytes
+        if left < 0:
+            raise ConfigError(
+                f"kv-cache-memory of {budget} bytes is not enough for {scheduler.max_num_seqs} "
+                f"running sequences, whose recurrent layers take {2 * layout.state_bytes} bytes "
+                "each; raise it or lower max-num-seqs"
+            )
+    return _count_blocks(layout, left, config, max_model_len), num_states
+
+
+def _count_blocks(
+    layout: KVLayout, budget: int, config: EngineConfig, max_model_len: int
+) -> list[int]:
+    size, scheduler = config.cache.block_size, config.scheduler
     counts = split_blocks(
         layout,
         max_bytes=budget,

@@ -16,6 +16,8 @@ class ScheduledSequence:
         num_prefill: Known tokens ``[start, start + num_prefill)`` run as a chunk, no token drawn.
         samples: Whether position ``start + num_prefill`` runs, too, and draws a token.
         drafts: Guesses of what it draws and what follows; they run as well, and each draws a token.
+        resumes_from: Id of the saved state of recurrent layers that it goes on from.
+        saves_as: Id to save their state by after this step.
     """
 
     sequence: Sequence
@@ -23,6 +25,8 @@ class ScheduledSequence:
     num_prefill: int
     samples: bool
     drafts: tuple[int, ...] = ()
+    resumes_from: int | None = None
+    saves_as: int | None = None
 
     @property
     def stop(self) -> int:

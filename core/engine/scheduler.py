@@ -7,11 +7,13 @@ prefills, a resumed one does both. Plain Python; never touches the device.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..cache.kv_cache_manager import KVCacheManager, PrefixMatch
 from ..config import SchedulerConfig
@@ -19,6 +21,11 @@ from ..errors import OverloadedError
 from ..request import FinishReason, Request
 from .schedule import Schedule, ScheduledSequence
 from .sequence import Sequence, SequenceStatus
+
+if TYPE_CHECKING:  # it reads and writes the device
+    from .disk_cache import DiskCache
+
+logger = logging.getLogger(__name__)
 
 # Logits of a whole chunk are kept for prompt logprobs; this bounds their memory.
 PROMPT_LOGPROBS_CHUNK = 256
@@ -32,6 +39,8 @@ class Scheduler:
         eos_token_ids: Tokens that end an answer unless a request ignores them.
         chunk_limit: From the number of sequences that decode and of those that do not yet, most
             prompt tokens that may run beside the former; by default, as many as the settings say.
+        message_markers: Tokens that stand between messages, where later prompts may differ.
+        disk: Where blocks come back from.
         clock: Monotonic seconds; tests pass their own.
     """
 
@@ -43,6 +52,8 @@ class Scheduler:
         max_model_len: int,
         eos_token_ids: Iterable[int] = (),
         chunk_limit: Callable[[int, int], int] | None = None,
+        message_markers: Collection[int] = (),
+        disk: DiskCache | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -50,11 +61,14 @@ class Scheduler:
         self.max_model_len = max_model_len
         self.eos_token_ids = frozenset(eos_token_ids)
         self._chunk_limit = chunk_limit
+        self._message_markers = frozenset(message_markers)
+        self.disk = disk
         self._clock = clock
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []  # in order of admission; the last one is the youngest
         self.num_prefix_queries = 0
         self.num_prefix_hits = 0
+        self.num_disk_hits = 0
 
     @property
     def num_waiting(self) -> int:
@@ -123,7 +137,7 @@ class Scheduler:
             chosen += self._admit(budget)
         # An older sequence may have preempted a younger one that was chosen before it.
         gone = {id(sequence) for sequence in preempted}
-        chosen = [item for item in chosen if id(item.sequence) not in gone]
+        chosen = [self._with_state(item) for item in chosen if id(item.sequence) not in gone]
         now = self._clock()
         for item in chosen:
             item.sequence.num_computed_tokens = item.stop
@@ -183,6 +197,10 @@ class Scheduler:
         else:
             self._running.remove(sequence)
             self._publish(sequence)
+            if self.disk is not None and reason is not FinishReason.ERROR:
+                self.disk.keep(sequence)
+        if self.disk is not None:
+            self.disk.forget(sequence)
         self.cache.release(sequence.cache)
         sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason
@@ -243,6 +261,8 @@ class Scheduler:
                 match = PrefixMatch(0, False)  # what is found would have no logits
             if match.is_pending:
                 continue  # somebody computes this very prefix: wait, then share it
+            if self._waits_for_disk(sequence, match):
+                continue
             if not self.cache.can_hold(
                 sequence.cache,
                 match,
@@ -255,19 +275,41 @@ class Scheduler:
             if not self.cache.try_grow(sequence.cache, start=item.start, stop=item.stop):
                 self._preempt(sequence)
                 break
+            item = replace(item, resumes_from=self.cache.use_state(sequence.cache, item.start))
             chosen.append(item)
             budget -= item.num_prefill
         return chosen
 
+    def _waits_for_disk(self, sequence: Sequence, match: PrefixMatch) -> bool:
+        if self.disk is None or sequence.wants_prompt_logprobs:
+            return False
+        return self.disk.is_reading(sequence, match)
+
     def _start(self, sequence: Sequence, match: PrefixMatch) -> None:
+        num_restored = 0
+        if self.disk is not None:
+            num_restored = self.disk.num_restored(sequence, match.num_blocks)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "prefix_match request_id=%s blocks=%d from_disk=%d of=%d reason=%r",
+                sequence.key[0],
+                match.num_blocks,
+                num_restored,
+                sequence.cache.num_matchable,
+                self.cache.explain(sequence.cache, match),
+            )
         num_cached = self.cache.adopt(sequence.cache, match)
-        self.cache.announce(sequence.cache)
+        markers = self._message_markers
+        self.cache.announce(
+            sequence.cache, [i for i, token in enumerate(sequence.token_ids) if token in markers]
+        )
         sequence.num_computed_tokens = num_cached
         if sequence.num_cached_tokens is None:
             # Counted once: what a resumed sequence finds again is its own work.
             sequence.num_cached_tokens = num_cached
             self.num_prefix_queries += sequence.num_tokens
             self.num_prefix_hits += num_cached
+            self.num_disk_hits += num_restored * self.cache.block_size
         self._waiting.remove(sequence)
         self._running.append(sequence)
         sequence.status = SequenceStatus.RUNNING
@@ -276,9 +318,18 @@ class Scheduler:
         remaining = sequence.num_uncomputed_tokens - 1
         if sequence.wants_prompt_logprobs:
             budget = min(budget, PROMPT_LOGPROBS_CHUNK)
+        start = sequence.num_computed_tokens
+        stop = self.cache.next_stop(sequence.cache, start)
         num_prefill = min(remaining, budget)
+        if stop is not None and start + num_prefill >= stop:
+            return ScheduledSequence(sequence, start, stop - start, samples=False)
         samples = num_prefill == remaining and self._may_sample(sequence)
-        return ScheduledSequence(sequence, sequence.num_computed_tokens, num_prefill, samples)
+        return ScheduledSequence(sequence, start, num_prefill, samples)
+
+    def _with_state(self, item: ScheduledSequence) -> ScheduledSequence:
+        """Have the step save the state of recurrent layers, if others may want it."""
+        saves_as = self.cache.reserve_state(item.sequence.cache, item.stop, rolls=item.samples)
+        return item if saves_as is None else replace(item, saves_as=saves_as)
 
     def _grow(self, item: ScheduledSequence, preempted: list[Sequence]) -> bool:
         """Give an item its blocks, at the cost of the youngest others; whether it has them."""

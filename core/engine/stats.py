@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from ..cache.disk.stats import DiskStats
 from ..request import FinishReason
 from ..speculation.stats import DraftCounts
+from .sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,22 @@ class FinishedStats:
     queue_s: float | None
     ttft_s: float | None
     e2e_s: float
+
+    @classmethod
+    def of(cls, sequence: Sequence) -> FinishedStats:
+        """Of a sequence that ended just now."""
+        arrival_at = sequence.request.arrival_at
+        scheduled_at, token_at = sequence.first_scheduled_at, sequence.first_token_at
+        assert sequence.finish_reason is not None
+        return cls(
+            finish_reason=sequence.finish_reason,
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_cached_tokens=sequence.num_cached_tokens or 0,
+            num_output_tokens=sequence.num_output_tokens,
+            queue_s=None if scheduled_at is None else scheduled_at - arrival_at,
+            ttft_s=None if token_at is None else token_at - arrival_at,
+            e2e_s=time.monotonic() - arrival_at,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +67,7 @@ class StepStats:
         queue_s: Time waited, for each request scheduled for the first time.
         num_prefix_queries: Prompt tokens looked up in the prefix index.
         num_prefix_hits: Those of them that were found.
+        num_disk_hits: Those of these that the disk had and the memory had not.
     """
 
     duration_s: float = 0.0
@@ -57,6 +77,7 @@ class StepStats:
     num_preempted: int = 0
     num_prefix_queries: int = 0
     num_prefix_hits: int = 0
+    num_disk_hits: int = 0
     ttft_s: tuple[float, ...] = ()
     inter_token_s: tuple[float, ...] = ()
     queue_s: tuple[float, ...] = ()
@@ -89,6 +110,8 @@ class EngineStats:
         kv_cache_bytes: Memory of the KV store.
         num_traces: Graphs of steps compiled so far.
         speculation: ``None`` if the engine has none.
+        disk: The same of the disk tier.
+        num_states: States of recurrent layers that are saved, of `max_states`.
     """
 
     num_running: int = 0
@@ -102,6 +125,9 @@ class EngineStats:
     num_steps: int = 0
     num_traces: int = 0
     speculation: SpeculationStatus | None = None
+    disk: DiskStats | None = None
+    num_states: int = 0
+    max_states: int = 0
     details: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -14,11 +14,12 @@ from ..cache.block_table import BlockTable
 from ..cache.kv_store import KVStore
 from ..runner.batch_builder import BatchBuilder, Run
 from ..runner.paged_model import PagedModel
+from ..runner.state_store import StateStore
 from .step_costs import StepCosts
 
 logger = logging.getLogger(__name__)
 
-_CHUNKS = (64, 256, 1024)
+_CHUNKS = (32, 64, 256, 1024)
 
 
 class WarmUp:
@@ -27,15 +28,16 @@ class WarmUp:
     def __init__(self, model: PagedModel, store: KVStore) -> None:
         self._model = model
         self._store = store
-        self._builder = BatchBuilder(store.layout.groups, model.attention)
+        self._states = StateStore(store.layout) if store.layout.recurrent else None
+        self._builder = BatchBuilder(store.layout.groups, model.attention, form=model.form)
 
     def rows(self, count: int) -> float:
         """Run rows alone; returns the seconds."""
-        return self._run([self._tokens(1) for _ in range(count)])
+        return self._run([self._tokens(1, row) for row in range(count)])
 
     def chunk(self, length: int) -> float:
         """Run a chunk alone; returns the seconds."""
-        return self._run([self._tokens(length)])
+        return self._run([self._tokens(length, 0)])
 
     def chunk_bytes(self, length: int) -> int:
         """Memory that a chunk needs while it runs."""
@@ -45,20 +47,22 @@ class WarmUp:
         self.chunk(length)
         return int(mx.get_peak_memory()) - before
 
-    def _tokens(self, count: int) -> Run:
+    def _tokens(self, count: int, key: int) -> Run:
         size = self._store.block_size
         tables = []
         for group in range(len(self._store.layout.groups)):
             table = BlockTable(size)
             table.append([self._store.trash_block(group)] * -(-count // size))
             tables.append(table)
-        return Run(token_ids=[0] * count, start=0, tables=tables, num_logits=1)
+        # A single token stands for one that has a past.
+        start = 1 if count == 1 else 0
+        return Run(token_ids=[0] * count, start=start, tables=tables, num_logits=1, key=key)
 
     def _run(self, runs: list[Run]) -> float:
-        batch = self._builder.build(runs)
+        passes = self._builder.build(runs)
         started_at = time.perf_counter()
-        logits, written = self._model.run(self._store, batch)
-        mx.eval(logits, written)
+        logits, written = self._model.run(self._store, passes, self._states)
+        mx.eval(logits, written, [] if self._states is None else self._states.take_unsettled())
         return time.perf_counter() - started_at
 
 

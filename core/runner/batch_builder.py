@@ -1,10 +1,10 @@
-"""Turns runs of tokens into the arrays of a forward pass. Block tables end here."""
+"""Turns runs of tokens into the arrays of forward passes. Block tables end here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..backend import mx
 from ..cache.block_table import BlockTable
 from ..cache.kv_layout import LayerGroup
 from .attention.row_attention import RowAttention
-from .forward_batch import ChunkPlan, ForwardBatch, GroupBatch
+from .forward_batch import ChunkPlan, ForwardBatch, GroupBatch, PassForm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class Run:
         num_logits: From how many of them, counted from the end, logits are wanted.
         source: Where the id of a run's only token is found in the tokens drawn by the step before,
             if the host does not know it; ``token_ids`` then holds anything.
+        key: Whose states recurrent layers go on from.
     """
 
     token_ids: Seq[int]
@@ -34,6 +35,7 @@ class Run:
     tables: Seq[BlockTable]
     num_logits: int
     source: int | None = None
+    key: Hashable = None
 
 
 class BatchBuilder:
@@ -43,6 +45,7 @@ class BatchBuilder:
         trash: By layer group, a table whose block nobody reads, for rows that only fill a bucket.
         row_bucket: How many rows a batch of rows alone is filled up to.
         longest_row_run: Runs of up to so many tokens are rows; longer ones are chunks.
+        form: Whether rows and chunks share a pass.
     """
 
     def __init__(
@@ -53,23 +56,39 @@ class BatchBuilder:
         trash: Seq[BlockTable] = (),
         row_bucket: Callable[[int], int] = lambda count: count,
         longest_row_run: int = 1,
+        form: PassForm = PassForm.FLAT,
     ) -> None:
         self._groups = groups
         self._attention = attention
         self._trash = trash
-        self._row_bucket = row_bucket
+        self._row_bucket = row_bucket if form is not PassForm.ALONE else lambda count: count
         self._longest_row_run = longest_row_run
+        self._form = form
 
     def order(self, runs: Seq[Run]) -> list[int]:
-        """The order in which the batch has the runs: rows first."""
+        """The order in which the passes have the runs: rows first."""
         return sorted(range(len(runs)), key=lambda i: self._is_chunk(runs[i]))
 
-    def build(self, runs: Seq[Run], drawn: mx.array | None = None) -> ForwardBatch:
-        """Make a batch of runs that are in `order`.
+    def build(self, runs: Seq[Run], drawn: mx.array | None = None) -> list[ForwardBatch]:
+        """Make the passes of runs that are in `order`.
 
         Args:
             drawn: ``[n]``, the tokens of the step before, maybe still under way.
         """
+        if self._form is PassForm.FLAT:
+            return [self._build(runs, drawn)]
+        rows = [run for run in runs if not self._is_chunk(run)]
+        passes = []
+        together = [[run] for run in rows] if self._form is PassForm.ALONE else [rows]
+        for shared in together if rows else ():
+            keys = tuple(run.key for run in shared)
+            passes.append(replace(self._build(shared, drawn), state_keys=keys))
+        for run in runs[len(rows) :]:
+            alone = self._build([run], None)
+            passes.append(replace(alone, run_start=run.start, state_keys=(run.key,)))
+        return passes
+
+    def _build(self, runs: Seq[Run], drawn: mx.array | None) -> ForwardBatch:
         rows = [run for run in runs if not self._is_chunk(run)]
         chunks = [run for run in runs if self._is_chunk(run)]
         num_rows = sum(len(run.token_ids) for run in rows)
@@ -85,6 +104,7 @@ class BatchBuilder:
             token_ids=_token_ids(ids, rows, drawn),
             positions=mx.array(np.asarray(positions, np.int32)),
             num_rows=num_rows + num_padding,
+            num_padding=num_padding,
             groups=tuple(
                 self._group_batch(index, rows, num_padding, chunks)
                 for index in range(len(self._groups))
@@ -93,7 +113,9 @@ class BatchBuilder:
         )
 
     def _is_chunk(self, run: Run) -> bool:
-        return len(run.token_ids) > self._longest_row_run
+        # Some models treat a sequence that has no past yet in a way of its own.
+        is_first = run.start == 0 and self._form is not PassForm.FLAT
+        return is_first or len(run.token_ids) > self._longest_row_run
 
     def _group_batch(
         self, index: int, rows: Seq[Run], num_padding: int, chunks: Seq[Run]

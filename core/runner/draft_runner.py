@@ -23,6 +23,7 @@ from ..cache.block_table import BlockTable
 from ..cache.kv_store import KVStore
 from ..speculation.sequence_drafts import count_accepted
 from .batch_builder import BatchBuilder, Run
+from .forward_batch import PassForm
 from .logits_processors import RowKey
 from .model_runner import dispatch, row_state
 from .paged_model import PagedModel
@@ -102,7 +103,8 @@ class DraftRunner:
             model.attention,
             trash=[trash] * self._num_groups,
             row_bucket=row_bucket,
-            longest_row_run=_LONGEST_ROW_RUN,
+            longest_row_run=1 if model.form is PassForm.ALONE else _LONGEST_ROW_RUN,
+            form=model.form,
         )
         self._progress: dict[RowKey, _Progress] = {}
         # What this model has computed, by block: the target fills blocks, and finds them again,
@@ -191,8 +193,7 @@ class DraftRunner:
         Args:
             drawn: Tokens of the pass before, still on the device.
         """
-        batch = self._builder.build(runs, drawn)
-        logits, written = self._model.run(self._store, batch)
+        logits, written = self._model.run(self._store, self._builder.build(runs, drawn))
         last, stop = list[int](), 0
         for run, draft in zip(runs, drafts, strict=True):
             stop += run.num_logits

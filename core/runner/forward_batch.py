@@ -4,15 +4,29 @@ A step is one pass over all its tokens, each a batch entry of its own: ``[tokens
 rows, which attend through their block tables, then chunks, runs of one sequence's tokens that
 attend together. So every linear layer sees all tokens at once, and nothing is padded but to make
 shapes repeat.
+
+Some models need to see a run of tokens as one, ``[1, tokens]``: recurrent layers, and attention
+that is more than its keys and values. Then each chunk is a pass of its own.
 """
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Hashable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..backend import mx
+
+
+class PassForm(enum.Enum):
+    """What a model's code can be handed."""
+
+    FLAT = "flat"  # all tokens of a step in one pass
+    SPLIT = "split"  # rows in one pass, each chunk in one of its own
+    GATHERED = "gathered"  # the same, and attention is the model's own business
+    ALONE = "alone"  # the same, and not even rows share a pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +70,34 @@ class ForwardBatch:
         token_ids: ``[tokens]``, int32.
         positions: ``[tokens]``, int32.
         num_rows: Tokens that are rows; the others belong to chunks.
+        num_padding: Of the rows, those at the end that only fill a bucket.
         groups: One entry per layer group.
         logit_index: ``[n]``, int32, the tokens whose logits are wanted; ``None`` for all.
+        run_start: Position of the first token if they are one run, which the model is handed as
+            ``[1, tokens]``; ``None`` if they are ``[tokens, 1]``.
+        state_keys: Whose states recurrent layers go on from, in the order of the rows.
+        states: These, ``[rows, ...]`` each.
     """
 
     token_ids: mx.array
     positions: mx.array
     num_rows: int
     groups: tuple[GroupBatch, ...]
+    num_padding: int = 0
     logit_index: mx.array | None = None
+    run_start: int | None = None
+    state_keys: tuple[Hashable, ...] = ()
+    states: tuple[mx.array, ...] = ()
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether any logits are wanted."""
+        return self.logit_index is None or self.logit_index.size > 0
 
     @property
     def arrays(self) -> list[mx.array]:
         """What a batch of rows alone is made of."""
-        arrays = [self.token_ids, self.positions]
+        arrays = [self.token_ids, self.positions, *self.states]
         for group in self.groups:
             arrays += [group.slots, *group.rows.arrays]  # type: ignore[union-attr]
         return arrays
@@ -77,6 +105,8 @@ class ForwardBatch:
     def with_arrays(self, arrays: Seq[mx.array]) -> ForwardBatch:
         """The same batch of rows over other arrays of the same shapes."""
         token_ids, positions, *rest = arrays
+        states = tuple(rest[: len(self.states)])
+        del rest[: len(states)]
         groups = []
         for group in self.groups:
             plan: Any = group.rows
@@ -84,4 +114,6 @@ class ForwardBatch:
             slots, *own = rest[: 1 + count]
             del rest[: 1 + count]
             groups.append(replace(group, slots=slots, rows=plan.with_arrays(own)))
-        return replace(self, token_ids=token_ids, positions=positions, groups=tuple(groups))
+        return replace(
+            self, token_ids=token_ids, positions=positions, states=states, groups=tuple(groups)
+        )

@@ -23,6 +23,7 @@ from ..backend import mx  # first: what is below loads mlx
 from mlx.nn.layers.linear import Linear
 from mlx.nn.layers.quantized import QuantizedLinear
 
+from .head_part import Part
 from .linear import Layer, PlannedLinear
 from .model_adapter import Model, reference_logits
 
@@ -38,27 +39,35 @@ class JointProduct:
     Attributes:
         layer: Has these weights. It is not part of the model.
         max_rows: Up to how many rows of input the layers take their parts from here.
+        gives_parts: Whether those are stand-ins, for one token a row; else they are arrays.
     """
 
     def __init__(self, layer: Layer, bounds: Sequence[int]) -> None:
         self.layer = layer
         self.max_rows = 0
+        self.gives_parts = False
         self._bounds = list(bounds)
         self._input: weakref.ref[mx.array] | None = None
-        self._parts: dict[int, mx.array] = {}
+        self._parts: dict[int, mx.array | Part] = {}
 
     def compute(self, x: mx.array) -> list[mx.array]:
         """``[..., input_dims]`` -> one ``[..., width]`` for each of the layers."""
         return list(mx.split(self.layer(x), self._bounds, axis=-1))
 
-    def take(self, index: int, x: mx.array) -> mx.array:
+    def _compute_parts(self, x: mx.array) -> list[Part]:
+        product = self.layer(x)
+        bounds = itertools.pairwise([0, *self._bounds, product.shape[-1]])
+        return [Part(product, start, (*x.shape[:-1], end - start)) for start, end in bounds]
+
+    def take(self, index: int, x: mx.array) -> mx.array | Part:
         """One layer's part. The others are held until they are taken or `x` is gone.
 
         Under `mx.compile` arrays belong to one trace and must not be seen by the next. An array
         that was gone is not mistaken for a new one, as it could be by its address.
         """
         if self._input is None or self._input() is not x or index not in self._parts:
-            self._parts = dict(enumerate(self.compute(x)))
+            compute = self._compute_parts if self.gives_parts else self.compute
+            self._parts = dict(enumerate(compute(x)))
             self._input = weakref.ref(x, self._forget)
         part = self._parts.pop(index)
         if not self._parts:

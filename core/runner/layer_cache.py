@@ -15,6 +15,7 @@ from ..errors import UnsupportedFeatureError
 from .attention.chunk_attention import chunk_attention
 from .attention.row_attention import RowAttention
 from .forward_batch import ChunkPlan, ForwardBatch, GroupBatch
+from .head_part import Part, plain, write_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,15 @@ class ForwardPass:
         self.attention = attention
         self.batch = batch
         self.slots = [TokenSlots(group.slots, store.block_size) for group in batch.groups]
-        # Of layers that are written in place, what shows that they have been.
-        self.written: list[mx.array] = []
+        # What shows that layers have been written in place: of each one what the write returned,
+        # or, where keys and values went with the queries, those of the last such layer.
+        self.writes: list[mx.array] = []
+        self.queries: mx.array | None = None
 
-    def layer_caches(self) -> list[PagedLayerCache]:
-        """One cache object per layer."""
-        return [PagedLayerCache(self, layer) for layer in range(len(self.store.layout.layers))]
+    @property
+    def written(self) -> list[mx.array]:
+        """What must be evaluated for the store to hold the batch's tokens, if written in place."""
+        return self.writes if self.queries is None else [*self.writes, self.queries]
 
 
 class PagedLayerCache:
@@ -48,13 +52,19 @@ class PagedLayerCache:
         self._store = forward.store
         self._layer = layer
         self._group_index = self._store.group_of_layer[layer]
-        self._new: tuple[mx.array, mx.array] | None = None
+        self._new: tuple[mx.array | Part, mx.array | Part] | None = None
         self._written: mx.array | None = None
 
     @property
     def offset(self) -> mx.array:
         """Position of each token, ``[tokens]``."""
         return self._forward.batch.positions
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether queries, keys and values may be parts."""
+        chunks = any(group.chunks for group in self._forward.batch.groups)
+        return self._store.is_written_in_place and not chunks
 
     @property
     def _group(self) -> GroupBatch:
@@ -72,23 +82,28 @@ class PagedLayerCache:
             raise UnsupportedFeatureError("the model computes on its attention mask")
         return None if window_size is None else WindowMask(window_size)
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Store new keys and values, ``[tokens, num_kv_heads, 1, dim]``.
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        """Store new keys and values, ``[tokens, num_kv_heads, 1, dim]``; parts, when they attend.
 
         Returns them unchanged: what a model passes on to attention must be what it got.
         """
+        self._new = (keys, values)
+        if not (isinstance(keys, Part) and isinstance(values, Part)):
+            self._new = (plain(keys), plain(values))
+            self._write(*self._new)
+        return self._new
+
+    def _write(self, keys: mx.array, values: mx.array) -> None:
         slots = self._forward.slots[self._group_index]
         self._written = self._store.write(self._layer, keys, values, slots)
         if self._written is not None:
-            self._forward.written.append(self._written)
-        self._new = (keys, values)
-        return keys, values
+            self._forward.writes.append(self._written)
 
     def attend(
         self,
-        queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
+        queries: Any,
+        keys: Any,
+        values: Any,
         *,
         scale: float,
         mask: object,
@@ -106,14 +121,14 @@ class PagedLayerCache:
         window = self._store.layout.groups[self._group_index].window
         if isinstance(mask, WindowMask) and mask.window != window:
             raise UnsupportedFeatureError("the model's mask and cache disagree about the window")
+        queries, keys, values = self._arrays(queries, keys, values)
         group = self._group
         reads_store = group.rows is not None or any(
             chunk.blocks is not None for chunk in group.chunks
         )
         if not reads_store and self._written is None:
             # Nothing here reads the store, but the write must not be put off to a later pass.
-            written = [self._store.keys(self._layer), self._store.values(self._layer)]
-            keys, values = mx.depends([keys, values], written)
+            keys, values = mx.depends([keys, values], self._store.layer_arrays(self._layer))
         parts = []
         num_rows = self._forward.batch.num_rows
         if group.rows is not None:
@@ -142,9 +157,31 @@ class PagedLayerCache:
             parts.append(attended.swapaxes(0, 2))
         return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
+    def _arrays(self, queries: Any, keys: Any, values: Any) -> tuple[mx.array, Any, Any]:
+        """Make arrays of parts and write keys and values if that was put off.
+
+        In a batch of rows attention has no use for keys and values beside those in the store.
+        """
+        if not isinstance(keys, Part):
+            return plain(queries), keys, values
+        if not self._store.layout.layers[self._layer].is_quantized:
+            stores: Any = self._store.keys(self._layer), self._store.values(self._layer)
+            made = write_parts(queries, keys, values, self.offset, self._group.slots, *stores)
+            if made is not None:
+                self._written = self._forward.queries = made
+                return made, keys, values
+        keys, values = plain(keys), plain(values)
+        self._write(keys, values)
+        return plain(queries), keys, values
+
     def _run(self, chunk: ChunkPlan, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Prefix and chunk in one run, ``[1, num_kv_heads, tokens, dim]``."""
+        """Prefix and chunk in one run, ``[1, num_kv_heads, tokens, dim]``.
+
+        Quantised or not, a chunk's own keys are what later tokens will find: else an answer would
+        depend on how its prompt was cut.
+        """
         if chunk.blocks is None:
+            keys, values = self._store.as_read(self._layer, keys, values)
             return keys.swapaxes(0, 2), values.swapaxes(0, 2)
         count = chunk.num_prefix + chunk.length
         blocks = chunk.blocks if self._written is None else chunk.blocks + self._written

@@ -89,9 +89,8 @@ def _multiply(layer: Layer, x: mx.array) -> mx.array:
     plan: LinearPlan = layer.plan
     *batch, dims = x.shape
     rows = math.prod(batch)
-    x = x.reshape(rows, dims)
     if plan.is_own(rows) and x.dtype == layer["scales"].dtype:
-        out = quantized_matmul(
+        return quantized_matmul(
             x,
             layer["weight"],
             layer["scales"],
@@ -99,7 +98,8 @@ def _multiply(layer: Layer, x: mx.array) -> mx.array:
             group_size=layer.group_size,
             bits=layer.bits,
         )
-    elif plan.is_dense(rows):
+    x = x.reshape(rows, dims)
+    if plan.is_dense(rows):
         out = x @ _unpack(layer, x.dtype).T
     else:
         run = plan.rows_to_run(rows)

@@ -1,4 +1,4 @@
-"""A model on the paged KV store: one call runs a batch.
+"""A model on the paged KV store: one call runs the passes of a step.
 
 Batches of rows alone come in few shapes and are compiled, one graph a shape. Building the graph
 of a step then costs a third of the time, and mlx fuses small operations.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import Any
 
 from ..backend import mx
 from ..cache.kv_store import KVStore
 from .attention.row_attention import RowAttention
-from .forward_batch import ForwardBatch
+from .forward_batch import ForwardBatch, PassForm
 from .head import Head
 from .layer_cache import ForwardPass
 from .model_adapter import Model
+from .run_cache import PassCaches
+from .state_store import StateStore
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,7 @@ class PagedModel:
     Args:
         head: Works out chosen rows' logits only; without it, all logits of a batch are.
         is_compiled: Whether batches of rows alone are compiled.
+        form: What the model's code can be handed.
 
     Attributes:
         num_traces: Graphs compiled so far; steady once all shapes have been met.
@@ -39,31 +43,55 @@ class PagedModel:
         *,
         head: Head | None = None,
         is_compiled: bool = False,
+        form: PassForm = PassForm.FLAT,
     ) -> None:
         self._model = model
         self.attention = attention
         self._head = head
         self.is_compiled = is_compiled
+        self.form = form
         self._compiled = mx.compile(self._trace)
         self._store: KVStore | None = None
         self._template: ForwardBatch | None = None
         self.num_traces = 0
 
-    def run(self, store: KVStore, batch: ForwardBatch) -> tuple[mx.array, list[mx.array]]:
-        """Run a batch.
+    def run(
+        self, store: KVStore, passes: Seq[ForwardBatch], states: StateStore | None = None
+    ) -> tuple[mx.array, list[mx.array]]:
+        """Run passes, one after another.
+
+        Args:
+            states: Of recurrent layers, if the model has any.
 
         Returns:
             Logits of the tokens that want them, ``[n, vocab]``, and what must be evaluated for the
-            store to hold the batch's tokens.
+            store to hold the passes' tokens.
         """
-        is_rows = not any(group.chunks for group in batch.groups)
+        parts, written = list[mx.array](), list[mx.array]()
+        for batch in passes:
+            if states is not None:
+                gathered = states.gather(batch.state_keys, batch.num_padding)
+                batch = replace(batch, states=tuple(gathered))
+            logits, new_states, done = self._run_pass(store, batch)
+            # Arrays that a pass replaces depend on those that it found.
+            written = [*written, *done] if store.is_written_in_place else done
+            if states is not None:
+                states.put(batch.state_keys, new_states)
+            if batch.has_logits:
+                # Behind the last pass's logits, those of padding are in nobody's way.
+                cut = batch.num_padding if batch.logit_index is None and len(passes) > 1 else 0
+                parts.append(logits[:-cut] if cut else logits)
+        return (parts[0] if len(parts) == 1 else _join(parts)), written
+
+    def _run_pass(
+        self, store: KVStore, batch: ForwardBatch
+    ) -> tuple[mx.array, list[mx.array], list[mx.array]]:
+        is_rows = not any(group.chunks for group in batch.groups) and batch.run_start is None
         if not (self.is_compiled and is_rows and batch.logit_index is None):
             return self._run(store, batch)
         self._store, self._template = store, batch
+        count = len(batch.states)
         try:
-            if store.is_written_in_place:
-                logits, *written = self._compiled(batch.arrays, store.arrays())
-                return logits, written
             logits, *arrays = self._compiled(batch.arrays, store.arrays())
         # Model code may look at numbers, which a trace does not have; it runs all the same.
         except Exception as error:
@@ -72,8 +100,11 @@ class PagedModel:
             logger.warning("steps are not compiled: %s", error)
             self.is_compiled = False
             return self._run(store, batch)
+        new_states, arrays = arrays[:count], arrays[count:]
+        if store.is_written_in_place:
+            return logits, new_states, arrays
         store.put(arrays)
-        return logits, store.last_layer()
+        return logits, new_states, store.last_layer()
 
     def _trace(self, batch_arrays: Seq[mx.array], store_arrays: Seq[mx.array]) -> list[mx.array]:
         """The same as a function of arrays."""
@@ -83,21 +114,31 @@ class PagedModel:
         batch = self._template.with_arrays(batch_arrays)
         logger.debug("compile a step of rows=%d", batch.num_rows)
         store = self._store.over(store_arrays)
-        logits, written = self._run(store, batch)
-        return [logits, *(written if store.is_written_in_place else store.arrays())]
+        logits, states, written = self._run(store, batch)
+        return [logits, *states, *(written if store.is_written_in_place else store.arrays())]
 
-    def _run(self, store: KVStore, batch: ForwardBatch) -> tuple[mx.array, list[mx.array]]:
+    def _run(
+        self, store: KVStore, batch: ForwardBatch
+    ) -> tuple[mx.array, list[mx.array], list[mx.array]]:
         forward = ForwardPass(store, self.attention, batch)
-        caches = forward.layer_caches()
-        tokens, index = batch.token_ids[:, None], batch.logit_index
+        made = PassCaches(forward, self.form)
+        index = batch.logit_index
+        tokens = batch.token_ids[:, None] if batch.run_start is None else batch.token_ids[None]
         logits: mx.array
         if index is not None and index.size and self._head is not None:
             with self._head.select(index):
-                logits = self._model(tokens, cache=caches)[:, -1]
+                logits = self._model(tokens, cache=made.caches)
+            logits = logits.reshape(-1, logits.shape[-1])
         else:
-            logits = self._model(tokens, cache=caches)[:, -1]
+            logits = self._model(tokens, cache=made.caches)
+            logits = logits.reshape(-1, logits.shape[-1])
             logits = logits if index is None else logits[index]
         # Evaluating the last layer's keys and values brings all earlier layers' along. Naming
         # those too would make mlx hold on to them until the pass is done, and the next pass could
         # not write to them in place.
-        return logits, forward.written if store.is_written_in_place else store.last_layer()
+        written = forward.written if store.is_written_in_place else store.last_layer()
+        return logits, made.states(), written
+
+
+def _join(parts: Seq[mx.array]) -> mx.array:
+    return mx.concatenate(list(parts)) if parts else mx.zeros((0, 1))

@@ -1,4 +1,4 @@
-"""Runs all sequences of a step in one forward pass on the paged KV store."""
+"""Runs all sequences of a step together on the paged KV store."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from ..backend import mx
 from ..cache.block_table import BlockTable
 from ..cache.kv_store import KVStore
 from .batch_builder import BatchBuilder, Run
+from .block_copies import BlockCopies
+from .forward_batch import PassForm
+from .logits_processors import RowKey
 from .model_runner import (
     MaskBuilder,
     ModelRunner,
@@ -20,6 +23,7 @@ from .model_runner import (
 )
 from .paged_model import PagedModel
 from .sampler import Sampler
+from .state_store import StateStore
 from .step_output import PromptLogprobs, StepInFlight
 
 if TYPE_CHECKING:
@@ -48,6 +52,9 @@ class PagedRunner(ModelRunner):
         super().__init__(sampler)
         self._model = model
         self._store = store
+        self._states = StateStore(store.layout) if store.layout.recurrent else None
+        # Rows of one sequence would each go on from the same state.
+        may_share = self._states is None and model.form is not PassForm.ALONE
         trash = []
         for group in range(len(store.layout.groups)):
             table = BlockTable(store.block_size)
@@ -58,13 +65,18 @@ class PagedRunner(ModelRunner):
             model.attention,
             trash=trash,
             row_bucket=row_bucket,
-            longest_row_run=_LONGEST_ROW_RUN,
+            longest_row_run=_LONGEST_ROW_RUN if may_share else 1,
+            form=model.form,
         )
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the KV store."""
-        return self._store.nbytes
+        """Memory of the KV store and of states."""
+        return self._store.nbytes + (0 if self._states is None else self._states.nbytes)
+
+    def block_copies(self) -> BlockCopies:
+        """What moves blocks and states in and out."""
+        return BlockCopies(self._store, self._states)
 
     @property
     def num_traces(self) -> int:
@@ -77,11 +89,13 @@ class PagedRunner(ModelRunner):
         items = [item for item in schedule.scheduled if item.stop > item.start]
         if not items:
             return StepInFlight((), None, ())
+        self._resume_states(items)
         runs = [self._run(item) for item in items]
         order = self._builder.order(runs)
         items, runs = [items[i] for i in order], [runs[i] for i in order]
-        batch = self._builder.build(runs, self._last_tokens)
-        logits, written = self._model.run(self._store, batch)
+        passes = self._builder.build(runs, self._last_tokens)
+        logits, written = self._model.run(self._store, passes, self._states)
+        written += self._save_states(items)
         prompt = _prompt_logprobs(items, runs, logits)
         rows = [item for item in items if item.samples]
         sampled, arrays = None, list[mx.array]()
@@ -97,10 +111,37 @@ class PagedRunner(ModelRunner):
         """Clear all blocks of what are no numbers."""
         self._store.scrub()
 
+    def forget(self, key: RowKey) -> None:
+        """See `ModelRunner.forget`."""
+        super().forget(key)
+        if self._states is not None:
+            self._states.forget(key)
+
     def reset(self) -> None:
         """Empty the KV store."""
         super().reset()
         self._store.reset()
+        if self._states is not None:
+            self._states.reset()
+
+    def _resume_states(self, items: Seq[ScheduledSequence]) -> None:
+        """All before anything runs: an id may be given to another state in this very step."""
+        if self._states is None:
+            return
+        for item in items:
+            if item.resumes_from is not None:
+                self._states.resume(item.sequence.key, item.resumes_from)
+            elif item.start == 0:
+                self._states.forget(item.sequence.key)  # it was preempted
+
+    def _save_states(self, items: Seq[ScheduledSequence]) -> list[mx.array]:
+        """Save what is to be saved; returns what must be evaluated for that."""
+        if self._states is None:
+            return []
+        for item in items:
+            if item.saves_as is not None:
+                self._states.save(item.saves_as, item.sequence.key)
+        return self._states.take_unsettled()
 
     def _run(self, item: ScheduledSequence) -> Run:
         sequence = item.sequence
@@ -115,6 +156,7 @@ class PagedRunner(ModelRunner):
             tables=sequence.cache.tables,
             num_logits=num_logits,
             source=source,
+            key=sequence.key,
         )
 
 

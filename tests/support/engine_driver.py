@@ -12,6 +12,7 @@ from pippin.core.engine.factory import BuiltEngine, build_engine
 from pippin.core.engine.speculator import Speculator
 from pippin.core.models.loader import LoadedModel
 from pippin.core.request import FinishReason, PositionLogprobs, Request, RequestOutput
+from pippin.core.runner.model_adapter import describe_layout
 from pippin.core.sampling_params import SamplingParams
 
 _MOST_STEPS = 200_000
@@ -72,14 +73,21 @@ def build(  # noqa: PLR0913 -- one for each setting that some test turns
     max_queue: int = 1024,
     max_model_len: int | None = None,
     draft: LoadedModel | None = None,
+    least_states: int = 256,
 ) -> BuiltEngine:
     """An engine whose KV cache holds about ``num_tokens`` tokens in all its layers.
 
-    With a draft model it verifies drafts whatever they cost.
+    With a draft model it verifies drafts whatever they cost. For ``least_states`` saved states of
+    recurrent layers the cache may become larger.
     """
     models = (loaded,) if draft is None else (loaded, draft)
     per_token = sum(map(bytes_per_token, models))
     max_bytes = None if num_tokens is None else num_tokens * per_token
+    state_bytes = describe_layout(loaded.model)[0].state_bytes
+    if max_bytes is not None and state_bytes:
+        # Saved states get three tenths of what running ones leave.
+        left = max(least_states * state_bytes * 10 // 3, max_bytes * 10 // 7)
+        max_bytes = 2 * max_num_seqs * state_bytes + left
     config = EngineConfig(
         max_model_len=max_model_len,
         speculation=Speculation.OFF if draft is None else Speculation.DRAFT,
@@ -110,8 +118,6 @@ class AlwaysOn(Speculator):
 
 def bytes_per_token(loaded: LoadedModel) -> int:
     """Bytes that one token takes in all layers, or 1 where that cannot be said."""
-    from pippin.core.runner.model_adapter import describe_layout
-
     layout, _ = describe_layout(loaded.model)
     return sum(layer.bytes_per_token for layer in layout.layers) or 1
 

@@ -212,6 +212,7 @@ def _preempted(
         max_num_seqs=_MAX_NUM_SEQS,
         prefill_chunk=min(_TIGHT_CHUNK, longest // 2),
         draft=draft,
+        least_states=0,
     )
     driver = EngineDriver(built.engine)
     answers = _run(driver, prompts, num_tokens, "p")

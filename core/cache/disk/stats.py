@@ -12,6 +12,7 @@ class DiskStats:
     """What one tier has done since it was opened, and what is there now.
 
     Attributes:
+        folder: Where it keeps them.
         num_records: Records of this namespace that can be asked for.
         num_bytes: Bytes in the whole folder, all namespaces and the index, when last looked at.
         max_bytes: The cap on them.
@@ -25,6 +26,7 @@ class DiskStats:
         is_writing: Whether the disk takes records; otherwise it is tried again from time to time.
     """
 
+    folder: str
     num_records: int
     num_bytes: int
     max_bytes: int

@@ -130,6 +130,7 @@ class DiskTier:
     def stats(self) -> DiskStats:
         """Where it stands now."""
         return DiskStats(
+            folder=str(self._folder.base),
             num_records=len(self._catalog.keys),
             num_bytes=self._writer.num_bytes,
             max_bytes=self._max_bytes,

@@ -71,7 +71,7 @@ def _attend_fused(
     num_queries, num_keys = queries.shape[2], keys.shape[2]
     mask: mx.array | str = "causal"
     if window is not None and num_keys > window:
-        mask = _causal_mask(num_queries, num_keys, window)
+        mask = causal_mask(num_queries, num_keys, window)
     return mx.fast.scaled_dot_product_attention(
         queries, keys, values, scale=scale, mask=mask, sinks=sinks
     )
@@ -139,7 +139,7 @@ def _attend_unfused(
     scores = grouped @ keys[0].astype(mx.float32).swapaxes(-1, -2)
     scores = scores.reshape(num_kv_heads, group, num_queries, num_keys)
     if num_queries > 1 or (window is not None and num_keys > window):
-        scores = mx.where(_causal_mask(num_queries, num_keys, window), scores, -mx.inf)
+        scores = mx.where(causal_mask(num_queries, num_keys, window), scores, -mx.inf)
     peak = scores.max(axis=-1, keepdims=True)
     if sinks is not None:
         sinks = sinks.astype(mx.float32).reshape(num_kv_heads, group, 1, 1) * LOG2_E
@@ -153,7 +153,7 @@ def _attend_unfused(
     return out.reshape(1, num_heads, num_queries, value_dim).astype(queries.dtype)
 
 
-def _causal_mask(num_queries: int, num_keys: int, window: int | None) -> mx.array:
+def causal_mask(num_queries: int, num_keys: int, window: int | None) -> mx.array:
     """``[num_queries, num_keys]``, bool, for queries that stand at the end of the keys."""
     at = mx.arange(num_keys - num_queries, num_keys)[:, None]
     keys = mx.arange(num_keys)[None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ...backend import mx
+from ...cache.vector_format import Blocks, QuantizedBlocks
 from ...kernels.kernel_shape import KernelShape
 from ...kernels.paged_attention import RowTable, choose_num_splits, paged_decode_attention
 from ...kernels.self_check import KernelReport, check
@@ -37,8 +38,8 @@ class KernelAttention(TableAttention):
     def attend(
         self,
         queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
+        keys: Blocks,
+        values: Blocks,
         plan: TablePlan,
         *,
         scale: float,
@@ -57,6 +58,7 @@ class KernelAttention(TableAttention):
             dtype=queries.dtype,
             window=plan.window,
             has_sinks=sinks is not None,
+            **_quantization(keys, values),
         )
         if queries.dtype != keys.dtype or self._report(shape).verdict == "fallback":
             return super().attend(
@@ -66,8 +68,8 @@ class KernelAttention(TableAttention):
         return paged_decode_attention(
             shape,
             queries,
-            keys,
-            values,
+            keys.parts if isinstance(keys, QuantizedBlocks) else keys,
+            values.parts if isinstance(values, QuantizedBlocks) else values,
             RowTable(plan.table, plan.firsts, plan.lengths),
             scale=scale,
             sinks=sinks,
@@ -82,3 +84,14 @@ class KernelAttention(TableAttention):
             if report.verdict == "fallback":
                 logger.warning("attention runs without its kernel: %s", report.reason)
         return self._reports[shape]
+
+
+def _quantization(keys: Blocks, values: Blocks) -> dict[str, int]:
+    """What `KernelShape` has to say about it."""
+    if not isinstance(keys, QuantizedBlocks) or not isinstance(values, QuantizedBlocks):
+        return {}
+    return {
+        "key_bits": keys.bits,
+        "value_bits": values.bits,
+        "group_size": keys.group_size,
+    }

@@ -15,6 +15,7 @@ import numpy as np
 from ...backend import LOG2_E, exp2, mx
 from ...cache.block_table import BlockTable
 from ...cache.kv_layout import LayerGroup
+from ...cache.vector_format import Blocks, QuantizedBlocks
 from .row_attention import RowAttention, block_runs
 
 
@@ -94,8 +95,8 @@ class PairAttention(RowAttention[PairPlan]):
     def attend(
         self,
         queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
+        keys: Blocks,
+        values: Blocks,
         plan: PairPlan,
         *,
         scale: float,
@@ -104,17 +105,19 @@ class PairAttention(RowAttention[PairPlan]):
     ) -> mx.array:
         """See `RowAttention.attend`. Scores are kept in powers of two: see `exp2`."""
         num_rows, num_heads, _, key_dim = queries.shape
-        num_blocks, num_kv_heads, block_size, value_dim = values.shape
+        _, num_kv_heads, block_size, value_dim = values.shape
         group = num_heads // num_kv_heads
         index = plan.index(num_kv_heads)
+        key_blocks, keys = _numbers(keys, plan, index)
+        value_blocks, values = _numbers(values, plan, index)
         num_pairs = plan.blocks.shape[0]
         scores = mx.gather_mm(
             (queries.astype(mx.float32) * (scale * LOG2_E)).reshape(
                 num_rows * num_kv_heads, group, key_dim
             ),
-            keys.reshape(num_blocks * num_kv_heads, block_size, key_dim).swapaxes(-1, -2),
+            keys.reshape(-1, block_size, key_dim).swapaxes(-1, -2),
             lhs_indices=index.queries,
-            rhs_indices=index.blocks,
+            rhs_indices=key_blocks,
         )  # [pairs, kv_heads, group, block_size]
         scores = mx.where(plan.valid[:, None, None], scores, -mx.inf)
         if sinks is not None:
@@ -123,9 +126,9 @@ class PairAttention(RowAttention[PairPlan]):
         weights = exp2(scores - (peak if num_rows == 1 else peak[plan.rows])[..., None])
         partial = mx.gather_mm(
             weights.reshape(num_pairs * num_kv_heads, group, block_size),
-            values.reshape(num_blocks * num_kv_heads, block_size, value_dim),
+            values.reshape(-1, block_size, value_dim),
             lhs_indices=index.pairs,
-            rhs_indices=index.blocks,
+            rhs_indices=value_blocks,
         )  # [pairs, kv_heads, group, value_dim]
         total = _sum_by_row(weights.sum(axis=-1).reshape(num_pairs, -1), plan)
         if sinks is not None:
@@ -133,6 +136,13 @@ class PairAttention(RowAttention[PairPlan]):
         summed = _sum_by_row(partial.reshape(num_pairs, -1), plan)
         out = summed.reshape(num_rows, num_heads, value_dim) / total[..., None]
         return out[:, :, None].astype(queries.dtype)
+
+
+def _numbers(store: Blocks, plan: PairPlan, index: PairIndex) -> tuple[mx.array, mx.array]:
+    """Which matrices the pairs read, and of what array: of the store, or of copies, dequantised."""
+    if isinstance(store, QuantizedBlocks):
+        return index.pairs, store[plan.blocks]
+    return index.blocks, store
 
 
 def _peak_by_row(scores: mx.array, plan: PairPlan, sinks: mx.array | None) -> mx.array:

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from ...backend import mx
 from ...cache.block_table import BlockTable
 from ...cache.kv_layout import LayerGroup
+from ...cache.vector_format import Blocks
 
 PlanT = TypeVar("PlanT")
 
@@ -43,8 +44,8 @@ class RowAttention(ABC, Generic[PlanT]):
     def attend(
         self,
         queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
+        keys: Blocks,
+        values: Blocks,
         plan: PlanT,
         *,
         scale: float,
@@ -58,7 +59,7 @@ class RowAttention(ABC, Generic[PlanT]):
             keys: ``[num_blocks, num_kv_heads, block_size, key_dim]``.
             values: ``[num_blocks, num_kv_heads, block_size, value_dim]``.
             sinks: ``[num_heads]``, logits of a token that is attended to but has no value.
-            written: What `KVStore.write` returned.
+            written: An array, at least 4 bytes; the store may be read once it has been made.
 
         Returns:
             ``[rows, num_heads, 1, value_dim]``, in the dtype of the queries.

@@ -14,6 +14,7 @@ import numpy as np
 from ...backend import mx
 from ...cache.block_table import BlockTable
 from ...cache.kv_layout import LayerGroup
+from ...cache.vector_format import Blocks
 from .row_attention import RowAttention, block_runs
 
 # A table is as wide as a power of two blocks, from this one on.
@@ -79,8 +80,8 @@ class TableAttention(RowAttention[TablePlan]):
     def attend(
         self,
         queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
+        keys: Blocks,
+        values: Blocks,
         plan: TablePlan,
         *,
         scale: float,
@@ -90,9 +91,12 @@ class TableAttention(RowAttention[TablePlan]):
         """See `RowAttention.attend`."""
         num_rows, width = plan.table.shape
 
-        table = plan.table if written is None else plan.table + written
+        table = plan.table
+        if written is not None:
+            # Nothing is added, but it waits.
+            table = table + mx.minimum(written.view(mx.uint32).reshape(-1)[:1], 0)
 
-        def run(store: mx.array) -> mx.array:
+        def run(store: Blocks) -> mx.array:
             _, heads, size, dim = store.shape
             return store[table].swapaxes(1, 2).reshape(num_rows, heads, width * size, dim)
 

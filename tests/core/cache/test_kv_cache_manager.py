@@ -21,13 +21,16 @@ def make_manager(
     windows: Windows = (None,),
     num_blocks: int | Sequence[int] = 16,
     namespace: Sequence[str] = ("model",),
+    num_states: int | None = None,
 ) -> KVCacheManager:
     counts = [num_blocks] * len(windows) if isinstance(num_blocks, int) else num_blocks
     groups = [
         LayerGroup(layers=(i,), window=window, bytes_per_token=1)
         for i, window in enumerate(windows)
     ]
-    return KVCacheManager(groups, counts, block_size=SIZE, namespace=namespace)
+    return KVCacheManager(
+        groups, counts, block_size=SIZE, namespace=namespace, num_states=num_states
+    )
 
 
 def make_tokens(count: int, first: int = 0) -> list[int]:
@@ -461,6 +464,78 @@ def test_without_groups_everything_is_possible_and_nothing_is_held() -> None:
     manager.check_integrity([cache])
     manager.release(cache)
     manager.clear_index()
+
+
+def run_with_states(
+    manager: KVCacheManager, token_ids: Sequence[int], *, ends: Sequence[int] = ()
+) -> SequenceCache:
+    """Compute a prompt in chunks that end where states are saved, and keep hold of it."""
+    cache = manager.open()
+    at = manager.adopt(cache, manager.match(cache, token_ids))
+    manager.announce(cache, ends)
+    while at < len(token_ids):
+        stop = manager.next_stop(cache, at) or len(token_ids)
+        assert manager.try_grow(cache, start=at, stop=stop)
+        manager.reserve_state(cache, stop, rolls=False)
+        manager.publish(cache, token_ids, num_computed=stop)
+        at = stop
+        manager.check_integrity([cache])
+    return cache
+
+
+@pytest.mark.parametrize("windows", [(), (None,), (None, 6), (6,)])
+def test_a_match_ends_where_a_state_was_saved(windows: Windows) -> None:
+    manager = make_manager(windows, 32, num_states=8)
+    run_with_states(manager, make_tokens(41), ends=[9, 23])
+    # After the blocks that a message ends with or in front of, and after the last whole one.
+    assert found(manager, make_tokens(41)) == 40
+    assert found(manager, make_tokens(40)) == 20
+    assert found(manager, [*make_tokens(30), 99, 99, 99]) == 20
+    assert found(manager, make_tokens(20)) == 8
+    assert found(manager, make_tokens(8)) == 0
+
+
+def test_a_state_without_its_blocks_is_of_no_use() -> None:
+    manager = make_manager((None,), 16, num_states=8)
+    cache = run_with_states(manager, make_tokens(33), ends=[16])
+    lost = manager.pools[0].index.block_of(cache.block_hashes[5])
+    manager.release(cache)
+    assert lost is not None
+    _evict(manager, 0, lost)
+    assert found(manager, make_tokens(33)) == 16
+
+
+def test_a_reused_prefix_names_the_state_to_go_on_from() -> None:
+    manager = make_manager((None,), 16, num_states=8)
+    first = run_with_states(manager, make_tokens(17))
+    again = manager.open()
+    num_tokens = manager.adopt(again, manager.match(again, make_tokens(17)))
+    assert num_tokens == 16
+    assert manager.checkpoints is not None
+    saved = manager.checkpoints.id_of(first.block_hashes[3])
+    assert manager.use_state(again, num_tokens) == saved
+    assert manager.use_state(manager.open(), 0) is None
+    manager.check_integrity([first, again])
+
+
+def test_states_are_promised_until_they_are_there() -> None:
+    manager = make_manager((None,), 16, num_states=8)
+    leader = manager.open()
+    manager.adopt(leader, manager.match(leader, make_tokens(17)))
+    manager.announce(leader, [8])
+    follower = manager.open()
+    assert manager.match(follower, make_tokens(17)) == PrefixMatch(0, True)
+    assert manager.match(manager.open(), make_tokens(17, first=1)) == NOTHING
+    assert manager.match(manager.open(), make_tokens(8)) == NOTHING
+    manager.release(leader)
+    assert manager.match(follower, make_tokens(17)) == NOTHING
+
+
+def test_after_forgetting_no_state_is_found() -> None:
+    manager = make_manager((), num_states=8)
+    run_with_states(manager, make_tokens(17))
+    manager.clear_index()
+    assert found(manager, make_tokens(17)) == 0
 
 
 def _hold_too_much(manager: KVCacheManager, cache: SequenceCache) -> None:

@@ -48,15 +48,15 @@ def test_layers_of_one_window_share_a_group_and_full_attention_comes_first() -> 
     assert layout.describe() == "2 sliding(64), 2 full, 1 sliding(16)"
 
 
-@pytest.mark.parametrize("kind", [LayerKind.RECURRENT, LayerKind.COMPOSITE, LayerKind.OPAQUE])
+@pytest.mark.parametrize("kind", [LayerKind.OPAQUE])
 def test_one_layer_that_does_not_fit_into_blocks_keeps_the_model_off_them(kind: LayerKind) -> None:
     layout = KVLayout([make_layer(), make_layer(kind=kind)])
-    assert not layout.is_paged
+    assert not layout.is_understood
     assert layout.groups == ()
 
 
 def test_a_model_without_layers_is_not_paged() -> None:
-    assert not KVLayout([]).is_paged
+    assert not KVLayout([]).is_understood
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from engine_driver import build, bytes_per_token
 from tiny_models import make_tiny_model, save_tiny_model
 
 from pippin.core.config import EngineConfig, Speculation
+from pippin.core.engine.factory import build_engine
 from pippin.core.engine.model_card import load_engine
 from pippin.core.errors import ConfigError
 from pippin.core.models.loader import LoadedModel
@@ -36,10 +37,16 @@ def test_a_draft_model_with_other_tokens_is_refused() -> None:
     assert "tokens differ" in text
 
 
-def test_both_models_must_be_paged() -> None:
-    paged, other = make_tiny_model("qwen3"), make_tiny_model("mamba2")
-    assert "the draft model is not paged" in refusal(paged, other)
-    assert "the model is not paged" in refusal(other, paged)
+def test_neither_model_may_have_states() -> None:
+    paged, other = make_tiny_model("qwen3"), make_tiny_model("lfm2")
+    assert "the draft model has recurrent layers" in refusal(paged, other)
+    assert "recurrent layers cannot be taken back" in refusal(other, paged)
+
+
+def test_a_model_that_speculates_may_not_have_states() -> None:
+    config = EngineConfig(speculation=Speculation.NGRAM)
+    with pytest.raises(ConfigError, match="recurrent layers cannot be taken back"):
+        build_engine(make_tiny_model("lfm2"), config)
 
 
 @pytest.mark.parametrize("target", ["qwen3", "gemma3"])

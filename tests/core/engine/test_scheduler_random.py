@@ -3,6 +3,7 @@
 `Simulation` is `Engine` without a device: it schedules one step ahead, and "dispatching" a step
 writes into a plain dictionary, for each slot, the name of the token prefix that the slot's keys and
 values stand for. A sequence that would attend to anything but its own prefix is caught at once.
+States of recurrent layers, of running sequences and saved ones, stand for prefixes likewise.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from pippin.core.cache.block_hash import BlockHash
 from pippin.core.cache.block_pool import BlockPool
 from pippin.core.cache.block_table import BlockTable
+from pippin.core.cache.checkpoints import Checkpoints
 from pippin.core.cache.kv_cache_manager import KVCacheManager, PrefixMatch, SequenceCache
 from pippin.core.cache.kv_layout import LayerGroup, blocks_for
 from pippin.core.config import SchedulerConfig
@@ -34,6 +36,7 @@ from pippin.core.sampling_params import SamplingParams
 NUM_SCHEDULES = 10_000
 EOS = 5
 STOP = 4
+MARKER = 2
 VOCAB = 6
 MOST_DRAFTS = 4
 T = TypeVar("T")
@@ -127,11 +130,13 @@ class Simulation:
             max_queue=choices.pick((12, 3)),
         )
         self.max_model_len = 4 + choices.below(24)
+        self.num_states = choices.pick((None, 8, None, 1, None, 3, None, 0))
         self.manager = KVCacheManager(
             self.groups,
             [self._pool_size(group) for group in self.groups],
             block_size=self.block_size,
             namespace=("model",),
+            num_states=self.num_states,
         )
         self.now = 0.0
         self.scheduler = Scheduler(
@@ -139,8 +144,11 @@ class Simulation:
             self.manager,
             max_model_len=self.max_model_len,
             eos_token_ids=(EOS,),
+            message_markers=(MARKER,),
             clock=lambda: self.now,
         )
+        self.states: dict[sequences.Sequence, int] = {}
+        self.saved: dict[int, int] = {}
         self.store = [[0] * (pool.num_blocks * self.block_size) for pool in self.manager.pools]
         self.truths: dict[sequences.Sequence, Truth] = {}
         self.name_of_hash: dict[BlockHash, int] = {}
@@ -338,10 +346,12 @@ class Simulation:
         assert self.manager.num_evictable == 0
         assert self.manager.num_free == self.manager.num_blocks
         self.store = [[0] * len(slots) for slots in self.store]
+        self.states, self.saved = {}, {}
         self.name_of_hash.clear()
 
     def _dispatch(self, schedule: Schedule) -> None:
         """`ModelRunner.execute`: the chunks one after another, then all rows together."""
+        self._resume_states(schedule)
         for item in schedule.scheduled:
             sequence, stop = item.sequence, item.start + item.num_prefill
             if item.num_prefill:
@@ -361,6 +371,33 @@ class Simulation:
                 for group in self.groups:
                     first = group.first_needed(row)
                     self._check_content(item.sequence, group, first, row + 1)
+        self._save_states(schedule)
+
+    def _resume_states(self, schedule: Schedule) -> None:
+        """All before anything runs, then every sequence must go on from its own prefix."""
+        if self.num_states is None:
+            return
+        for item in schedule.scheduled:
+            names, start = self.truths[item.sequence].names, item.start
+            if item.resumes_from is not None:
+                assert start, "a state of nothing"
+                self.states[item.sequence] = self.saved[item.resumes_from]
+                self.counts["resumed"] += 1
+            if start:
+                assert self.states[item.sequence] == names[start - 1], "another text's state"
+
+    def _save_states(self, schedule: Schedule) -> None:
+        if self.num_states is None:
+            return
+        used = [item.saves_as for item in schedule.scheduled if item.saves_as is not None]
+        assert len(set(used)) == len(used), "two states of one id"
+        for item in schedule.scheduled:
+            if item.stop:
+                self.states[item.sequence] = self.truths[item.sequence].names[item.stop - 1]
+            if item.saves_as is not None:
+                assert item.stop % self.block_size == 0
+                self.saved[item.saves_as] = self.states[item.sequence]
+                self.counts["saved"] += 1
 
     def _draw(self, sequence: sequences.Sequence, position: int) -> None:
         truth = self.truths[sequence]
@@ -375,8 +412,10 @@ class Simulation:
         return ((name * 2654435761 + seed * 40503) >> 7) % VOCAB
 
     def _guess(self) -> dict[tuple[str, int], list[int]]:
-        """Drafts for some sequences, right up to a point."""
-        drafts = {}
+        """Drafts for some sequences, right up to a point; recurrent layers cannot take any back."""
+        drafts: dict[tuple[str, int], list[int]] = {}
+        if self.num_states is not None:
+            return drafts
         for sequence in self.scheduler.running:
             room = self.scheduler.num_draftable(sequence)
             draft, truth = [], self.truths[sequence]
@@ -507,8 +546,14 @@ class Simulation:
         start: int,
         computing: dict[sequences.Sequence, int],
     ) -> None:
-        """No running sequence has promised the first block that this one begins to compute."""
+        """No running sequence has promised the first block that this one begins to compute.
+
+        With recurrent layers, it promises states, and blocks are of no use without.
+        """
         stop = start + self.block_size
+        if self.num_states is not None:
+            self._check_no_promised_state_is_computed_twice(sequence, start, computing)
+            return
         for other, computed in computing.items():
             if (
                 stop < sequence.num_tokens
@@ -518,6 +563,21 @@ class Simulation:
                 and self.groups
             ):
                 assert computed >= stop, "a prefix that is under way is computed once more"
+
+    def _check_no_promised_state_is_computed_twice(
+        self,
+        sequence: sequences.Sequence,
+        start: int,
+        others: Iterable[sequences.Sequence],
+    ) -> None:
+        for other in others:
+            for count in other.cache.checkpoints.planned:
+                stop = count * self.block_size
+                assert not (
+                    start < stop < sequence.num_tokens
+                    and other.request.cache_salt == sequence.request.cache_salt
+                    and other.token_ids[:stop] == sequence.token_ids[:stop]
+                ), "a state that is under way is computed once more"
 
     def _shares_prefix(self, sequence: sequences.Sequence) -> bool:
         """Whether a running sequence has a first block in common."""
@@ -575,10 +635,21 @@ class Simulation:
                     assert parents[later] == earlier
                 known = self.name_of_hash.setdefault(block_hash, last)
                 assert known == last, f"group {number}: one hash, two contents"
+        if (checkpoints := self.manager.checkpoints) is None:
+            return
+        for state_id in range(checkpoints.pool.num_blocks):
+            block_hash = checkpoints.pool.index.hash_of(state_id)
+            if block_hash is not None:
+                name = self.saved[state_id]
+                assert depths[name] % size == 0
+                known = self.name_of_hash.setdefault(block_hash, name)
+                assert known == name, "a state can be found by another text's hash"
 
     def _check_end(self) -> None:
         manager = self.manager
         assert manager.num_free + manager.num_evictable == manager.num_blocks
+        if manager.checkpoints is not None:
+            assert manager.checkpoints.pool.num_available == self.num_states
         assert self.scheduler.num_running == self.scheduler.num_waiting == 0
         for sequence, truth in self.truths.items():
             assert sequence.is_finished
@@ -662,6 +733,8 @@ def test_ten_thousand_random_schedules_lose_no_block() -> None:
         "spoilt": 100,
         "overloaded": 100,
         "prompt logprobs": 100,
+        "saved": NUM_SCHEDULES,
+        "resumed": 1_000,
     }.items():
         assert total[event] >= least, f"{event}: {total[event]}"
 
@@ -761,9 +834,46 @@ def _overwrite_cached_blocks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BlockTable, "slot", lambda table, position: table_slot(table, position // 2))
 
 
+def _publish_states_under_the_block_before(patch: pytest.MonkeyPatch) -> None:
+    publish = Checkpoints.publish
+    patch.setattr(
+        Checkpoints,
+        "publish",
+        lambda self, mine, hashes, count: publish(self, mine, [*hashes[:1], *hashes], count),
+    )
+
+
+def _save_anywhere(patch: pytest.MonkeyPatch) -> None:
+    reserve = KVCacheManager.reserve_state
+    patch.setattr(
+        KVCacheManager,
+        "reserve_state",
+        lambda self, cache, num_tokens, *, rolls: reserve(
+            self, cache, num_tokens // self.block_size * self.block_size, rolls=rolls
+        ),
+    )
+
+
+def _find_states_of_others(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Checkpoints, "use", lambda self, block_hash: 0)
+
+
+def _promise_states_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Checkpoints, "_retract", lambda self, block_hash: None)
+
+
+def _match_without_states(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Checkpoints, "id_of", lambda self, block_hash: 0)
+
+
 @pytest.mark.parametrize(
     "sabotage",
     [
+        _publish_states_under_the_block_before,
+        _save_anywhere,
+        _find_states_of_others,
+        _promise_states_for_ever,
+        _match_without_states,
         _lose_a_block,
         _hold_nothing_when_sharing,
         _drop_the_window_too_early,

@@ -293,7 +293,7 @@ def test_a_chunk_finds_its_prefix_in_the_store() -> None:
     builder = BatchBuilder(store.layout.groups, TableAttention())
     for start, stop in ((0, 11), (11, 12), (12, 19), (19, 30)):
         run = Run(token_ids=range(start, stop), start=start, tables=[table], num_logits=0)
-        group = builder.build([run]).groups[0]
+        group = builder.build([run])[0].groups[0]
         store.write(
             0,
             mx.array(keys[:, start:stop, None].swapaxes(0, 1).astype(np.float32)),

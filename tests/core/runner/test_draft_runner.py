@@ -42,9 +42,9 @@ def watch_passes(patch: pytest.MonkeyPatch, runner: DraftRunner) -> list[Forward
     """The batches that the draft model runs from now on."""
     batches, run_model = [], runner._model.run
 
-    def watched(store: KVStore, batch: ForwardBatch) -> Any:
-        batches.append(batch)
-        return run_model(store, batch)
+    def watched(store: KVStore, passes: list[ForwardBatch]) -> Any:
+        batches.extend(passes)
+        return run_model(store, passes)
 
     patch.setattr(runner._model, "run", watched)
     return batches

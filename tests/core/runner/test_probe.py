@@ -12,6 +12,7 @@ from pippin.core.cache.kv_layout import KVLayout, LayerGroup
 from pippin.core.runner import layer_cache
 from pippin.core.runner.attention.pair_attention import PairAttention, PairPlan
 from pippin.core.runner.attention.table_attention import TableAttention
+from pippin.core.runner.forward_batch import PassForm
 from pippin.core.runner.head import find_head
 from pippin.core.runner.layer_cache import ForwardPass, PagedLayerCache
 from pippin.core.runner.model_adapter import describe_layout, install_paged_attention
@@ -24,9 +25,14 @@ def problem_on_pages(
     layout: KVLayout,
     dtype: mx.Dtype,
     attention: PairAttention | TableAttention | None = None,
+    form: PassForm = PassForm.FLAT,
 ) -> str | None:
     """What the probe says."""
-    paged = PagedModel(model, attention or PairAttention(), head=find_head(model, VOCAB_SIZE))
+    if attention is None:
+        gathers = form in (PassForm.GATHERED, PassForm.ALONE)
+        attention = TableAttention() if gathers else PairAttention()
+    head = find_head(model, VOCAB_SIZE)
+    paged = PagedModel(model, attention, head=head, form=form)
     return find_paging_problem(model, paged, layout, dtype, VOCAB_SIZE)
 
 
@@ -44,11 +50,14 @@ def test_layout_and_verdict(family: TinyFamily) -> None:
     install_paged_attention(model)
     layout, dtype = describe_layout(model)
 
-    problem = problem_on_pages(model, layout, dtype)
+    problem = problem_on_pages(model, layout, dtype, form=family.form)
 
     assert layout.describe() == family.layers
     if family.problem is None:
         assert problem is None
+        for faster in list(PassForm)[: list(PassForm).index(family.form)]:
+            if layout.is_flat or (faster is PassForm.SPLIT and layout.groups):
+                assert problem_on_pages(model, layout, dtype, form=faster) is not None
     else:
         assert problem is not None
         assert family.problem in problem
@@ -174,6 +183,6 @@ def test_a_model_that_breaks_is_a_problem_in_one_line(monkeypatch: pytest.Monkey
     def explode(*_: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(ForwardPass, "layer_caches", explode)
+    monkeypatch.setattr(ForwardPass, "__init__", explode)
 
     assert problem_of("llama-tied") == "first line"
