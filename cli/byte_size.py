@@ -45,6 +45,15 @@ def parse_bytes(text: str) -> int:
     return num_bytes
 
 
+def parse_disk_bytes(text: str) -> int:
+    """As `parse_bytes`, but 0 and ``off`` are 0.
+
+    Raises:
+        ValueError: As for `parse_bytes`.
+    """
+    return 0 if text.strip().lower() in ("off", "0") else parse_bytes(text)
+
+
 def format_bytes(num_bytes: int) -> str:
     """``1.5 GiB``: binary units, one decimal where it says something."""
     amount = float(num_bytes)

@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
+from . import options
 from .byte_size import parse_bytes
+from .settings import load_settings
 
 app = typer.Typer(rich_markup_mode=None)
 
+_URL = "http://127.0.0.1:8000"
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -39,6 +42,14 @@ FolderOption = Annotated[
         help="The folder of the disk cache. Default: kv in pippin's cache folder.",
         envvar="PIPPIN_KV_DISK_DIR",
     ),
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", help="Address of the server. Default: http://127.0.0.1:8000."),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--api-key", help="Key of the server, if it wants one.", envvar="PIPPIN_API_KEY"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelOption = Annotated[
@@ -154,20 +165,49 @@ def clear(
 
 
 @app.command()
-def stats(
-    url: Annotated[
-        str, typer.Option("--url", help="Address of the server. Default: http://127.0.0.1:8000.")
-    ] = "http://127.0.0.1:8000",
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key", help="Key of the server, if it wants one.", envvar="PIPPIN_API_KEY"
+def warm(  # noqa: PLR0913 - typer makes one parameter of every option
+    model_and_file: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] FILE",
+            help="A file of prompts, and perhaps a model to load for them, as `pippin serve` takes "
+            "it; without one, a running server computes them.",
         ),
-    ] = None,
+    ],
+    url: UrlOption = None,
+    api_key: KeyOption = None,
     *,
+    config: options.ConfigOption = None,
+    kv_disk_dir: options.KvDiskDirOption = None,
+    kv_disk_size: options.KvDiskSizeOption = None,
+    kv_bits: options.KvBitsOption = None,
+    block_size: options.BlockSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
+    """Compute prompts ahead of need, in a running server or into the disk cache."""
+    if len(model_and_file) > 2:
+        raise typer.BadParameter("give a file, and at most one model before it")
+    *models, file = model_and_file
+    if models and url is not None:
+        raise typer.BadParameter("give a model or --url, not both")
+    from .cache_warm import run_warm_model, run_warm_url
+
+    if not models:
+        run_warm_url(url or _URL, Path(file), api_key=api_key, as_json=as_json)
+        return
+    given = {
+        "model": models[0],
+        "kv_disk_dir": None if kv_disk_dir is None else str(kv_disk_dir),
+        "kv_disk_size": kv_disk_size,
+        "kv_bits": kv_bits,
+        "block_size": block_size,
+    }
+    run_warm_model(load_settings(given, config), Path(file), as_json=as_json)
+
+
+@app.command()
+def stats(url: UrlOption = None, api_key: KeyOption = None, *, as_json: JsonOption = False) -> None:
     """Show how well the caches of a running server do."""
     from .cache_stats import run_stats
 
-    run_stats(url, api_key=api_key, as_json=as_json)
+    run_stats(url or _URL, api_key=api_key, as_json=as_json)

@@ -19,12 +19,12 @@ from pippin.core.cache.disk import maintenance
 from pippin.core.cache.disk.maintenance import NamespaceSummary
 from pippin.core.cache.disk.record import RecordKey
 from pippin.core.errors import PippinError
-from pippin.core.models.cache_folder import cache_folder
 
 from .byte_size import format_bytes
 from .cache_tree import build_tree, cut_tree, make_decoder, show_tree
 from .console import make_data_console, make_talk_console
 from .errors import FAILED
+from .settings import disk_folder
 
 # Upper ends of the ages' groups, in seconds.
 _AGES = {"1 hour": 3600.0, "1 day": 86_400.0, "1 week": 604_800.0, "30 days": 2_592_000.0}
@@ -111,7 +111,7 @@ def run_inspect(folder: Path | None, name: str | None, *, limit: int, as_json: b
 def run_prune(folder: Path | None, *, as_json: bool, dry_run: bool = False, **which: Any) -> None:
     """Delete records; see `maintenance.prune` for which."""
     where = _default(folder)
-    with _bar("deleting") as on_progress:
+    with progress_bar("deleting") as on_progress:
         pruned = maintenance.prune(where, dry_run=dry_run, on_progress=on_progress, **which)
     if as_json:
         _print_json({**asdict(pruned), "dry_run": dry_run})
@@ -125,7 +125,7 @@ def run_prune(folder: Path | None, *, as_json: bool, dry_run: bool = False, **wh
 def run_verify(folder: Path | None, *, as_json: bool) -> None:
     """Read and repair everything; exit code 1 if something is left that cannot be read."""
     where = _default(folder)
-    with _bar("reading") as on_progress:
+    with progress_bar("reading") as on_progress:
         verified = maintenance.verify(where, on_progress=on_progress)
     repairs = verified.repairs
     found = {
@@ -178,7 +178,7 @@ def _age_groups(used_unix: list[float]) -> dict[str, int]:
 
 
 def _default(folder: Path | None) -> Path:
-    return (folder or cache_folder() / "kv").expanduser()
+    return disk_folder(None if folder is None else str(folder))
 
 
 def _find(summaries: list[NamespaceSummary], name: str | None) -> NamespaceSummary:
@@ -213,7 +213,8 @@ def _say(line: str) -> None:
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Something to tell how much of the work is done, which draws it on a terminal."""
     console = make_talk_console()
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(

@@ -14,7 +14,7 @@ import typer
 
 from pippin.core.config import MAX_DRAFT_TOKENS, Speculation
 
-from .byte_size import parse_bytes
+from .byte_size import parse_bytes, parse_disk_bytes
 
 
 class LogLevel(StrEnum):
@@ -29,6 +29,13 @@ class LogLevel(StrEnum):
 def _parse_size(text: str) -> int:
     try:
         return parse_bytes(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _parse_disk_size(text: str) -> int:
+    try:
+        return parse_disk_bytes(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -113,6 +120,16 @@ KvCacheMemoryOption = Annotated[
         envvar="PIPPIN_KV_CACHE_MEMORY",
     ),
 ]
+KvBitsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-bits",
+        metavar="BITS",
+        help="Bits of keys and values that are kept of the whole past: 8, 4, or keys and values "
+        "apart, like 8,4; 'off' keeps what the model gives. Default: off.",
+        envvar="PIPPIN_KV_BITS",
+    ),
+]
 BlockSizeOption = Annotated[
     int | None,
     typer.Option(
@@ -120,6 +137,37 @@ BlockSizeOption = Annotated[
         min=1,
         help="Tokens in a block of the KV cache; a power of two. Default: 32.",
         envvar="PIPPIN_BLOCK_SIZE",
+    ),
+]
+KvDiskDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--kv-disk-dir",
+        metavar="FOLDER",
+        help="Folder that keeps keys and values for later starts; several servers may share it. "
+        "Default: kv in pippin's cache folder.",
+        envvar="PIPPIN_KV_DISK_DIR",
+    ),
+]
+KvDiskSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--kv-disk-size",
+        metavar="SIZE",
+        parser=_parse_disk_size,
+        help="The most that this folder may hold, like 20GiB; 'off' keeps nothing on the disk. "
+        "Default: a tenth of the disk's free space, 16 GiB at most.",
+        envvar="PIPPIN_KV_DISK_SIZE",
+    ),
+]
+WarmPromptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--warm-prompts",
+        metavar="FILE",
+        help="Prompts to compute once the server is ready, so that those that begin like them are "
+        "quick: JSON or JSON lines, or a text. Default: none.",
+        envvar="PIPPIN_WARM_PROMPTS",
     ),
 ]
 PrefillChunkOption = Annotated[

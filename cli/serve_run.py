@@ -6,9 +6,11 @@ import errno
 import os
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -24,8 +26,10 @@ from .console import format_duration, make_talk_console, set_up_logging
 from .errors import INTERRUPTED
 from .load_display import LoadDisplay
 from .settings import ServeSettings
+from .warm_prompts import WarmPrompt, read_warm_prompts
 
 if TYPE_CHECKING:
+    from pippin.core.cache.disk.stats import DiskStats
     from pippin.core.engine.async_engine import AsyncEngine
     from pippin.core.engine.client import ModelCard
     from pippin.core.engine.stats import EngineStats
@@ -42,6 +46,7 @@ def run_serve(settings: ServeSettings) -> None:
     engine_config, server_config = settings.engine_config(), settings.server_config()
     for source in filter(None, (settings.model, engine_config.draft_model)):
         resolve_source(source)
+    prompts = read_warm_prompts(Path(settings.warm_prompts)) if settings.warm_prompts else []
     check_port_is_free(server_config)
     console = make_talk_console()
     set_up_logging(console, settings.log_level)
@@ -70,6 +75,8 @@ def run_serve(settings: ServeSettings) -> None:
         metrics = Metrics()
         engine.observe(metrics.observe_step)
         announce = _make_announcement(console, engine, started_at)
+        if prompts:
+            announce = _and_warm(announce, console, prompts, next(iter(settings.api_key), None))
         run_server(
             engine,
             server_config,
@@ -119,6 +126,28 @@ def _make_announcement(
     return announce
 
 
+def _and_warm(
+    announce: Callable[[str, int], None],
+    console: Console,
+    prompts: Sequence[WarmPrompt],
+    api_key: str | None,
+) -> Callable[[str, int], None]:
+    from .cache_warm import warm_server
+
+    def start(host: str, port: int) -> None:
+        announce(host, port)
+        console.print(f"computing {len(prompts)} prompts ahead of need")
+        # Daemonic: the end of the server need not wait for it.
+        threading.Thread(
+            target=warm_server,
+            args=(base_url(host, port), api_key, prompts),
+            name="pippin-warm",
+            daemon=True,
+        ).start()
+
+    return start
+
+
 def startup_panel(card: ModelCard, stats: EngineStats, url: str) -> Panel:
     """What somebody wants to know who has just started a server."""
     details = card.details
@@ -132,6 +161,7 @@ def startup_panel(card: ModelCard, stats: EngineStats, url: str) -> Panel:
             if capacity is not None
             else "mlx-lm's own, one request at a time"
         ),
+        "on disk": _disk(stats.disk),
         "device": _and(details.get("device"), details.get("blas")),
         "attention": _attention(details.get("attention_kernel")),
         "weights": _and(details.get("quantization") or details.get("dtype")),
@@ -148,6 +178,13 @@ def startup_panel(card: ModelCard, stats: EngineStats, url: str) -> Panel:
 def _attention(kernel: object) -> str | None:
     # A CPU has no kernel to miss.
     return None if kernel in (None, "plain") else str(kernel)
+
+
+def _disk(disk: DiskStats | None) -> str | None:
+    if disk is None:
+        return None
+    kept, most = format_bytes(disk.num_bytes), format_bytes(disk.max_bytes)
+    return f"{kept} of at most {most} in {disk.folder}"
 
 
 def _speculation(details: Mapping[str, object]) -> str | None:

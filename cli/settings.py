@@ -12,12 +12,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pippin.core.config import CacheConfig, EngineConfig, SchedulerConfig, Speculation
+from pippin.core.config import CacheConfig, EngineConfig, KVBits, SchedulerConfig, Speculation
 from pippin.core.errors import ConfigError
 from pippin.core.models.cache_folder import cache_folder
 from pippin.server.config import ServerConfig
 
-from .byte_size import parse_bytes
+from .byte_size import format_bytes, parse_bytes, parse_disk_bytes
 
 _TABLE = "serve"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -25,7 +25,9 @@ _CHOICES = {"log_level": LOG_LEVELS, "speculation": tuple(Speculation)}
 _TEXTS = (
     *("model", "host", "served_model_name", "draft_model"),
     *("tool_call_parser", "reasoning_parser", "response_store", *_CHOICES),
+    *("kv_bits", "kv_disk_dir", "warm_prompts"),
 )
+_SIZES = {"kv_cache_memory": parse_bytes, "kv_disk_size": parse_disk_bytes}
 _LISTS = ("api_key", "alias")
 _SERVER, _ENGINE = ServerConfig(), EngineConfig()
 _CACHE, _SCHEDULER = _ENGINE.cache, _ENGINE.scheduler
@@ -39,6 +41,10 @@ class ServeSettings:
         served_model_name: ``None`` keeps the model's own.
         max_model_len: In tokens; ``None`` takes what model and memory allow.
         kv_cache_memory: In bytes; ``None`` sizes it from the device's memory.
+        kv_bits: See `KVBits.parse`.
+        kv_disk_dir: A path; ``None`` is a folder in the cache folder.
+        kv_disk_size: In bytes; 0 is off, and ``None`` a share of the disk's free space.
+        warm_prompts: Path of a file; ``None`` for none.
         speculation: ``None`` is ``draft`` if there is a draft model, else ``off``.
         tool_call_parser: A dialect's name, or ``off``; ``None`` takes the chat template's.
         reasoning_parser: The same.
@@ -53,7 +59,11 @@ class ServeSettings:
     max_model_len: int | None = None
     max_num_seqs: int = _SCHEDULER.max_num_seqs
     kv_cache_memory: int | None = _CACHE.max_bytes
+    kv_bits: str = "off"
     block_size: int = _CACHE.block_size
+    kv_disk_dir: str | None = None
+    kv_disk_size: int | None = None
+    warm_prompts: str | None = None
     prefill_chunk: int = _SCHEDULER.prefill_chunk
     max_queue: int = _SCHEDULER.max_queue
     speculation: str | None = None
@@ -67,6 +77,14 @@ class ServeSettings:
 
     def engine_config(self) -> EngineConfig:
         """Raises ConfigError if a value is out of range, or two do not go together."""
+        # Only here: the other commands need not wait for it.
+        from pippin.core.cache.disk.tier import MIN_MAX_BYTES
+
+        if self.kv_disk_size is not None and not (
+            self.kv_disk_size == 0 or self.kv_disk_size >= MIN_MAX_BYTES
+        ):
+            least = format_bytes(MIN_MAX_BYTES)
+            raise ConfigError(f"kv-disk-size must be 'off' or at least {least}")
         default = Speculation.OFF if self.draft_model is None else Speculation.DRAFT
         speculation = default if self.speculation is None else Speculation(self.speculation)
         is_off = speculation is Speculation.OFF  # for a while, with a draft model in the file
@@ -77,7 +95,13 @@ class ServeSettings:
             draft_model=None if is_off else self.draft_model,
             tool_call_parser=self.tool_call_parser,
             reasoning_parser=self.reasoning_parser,
-            cache=CacheConfig(block_size=self.block_size, max_bytes=self.kv_cache_memory),
+            cache=CacheConfig(
+                block_size=self.block_size,
+                max_bytes=self.kv_cache_memory,
+                kv_bits=KVBits.parse(self.kv_bits),
+                disk_folder=None if self.kv_disk_size == 0 else disk_folder(self.kv_disk_dir),
+                disk_bytes=self.kv_disk_size or None,
+            ),
             scheduler=SchedulerConfig(
                 max_num_seqs=self.max_num_seqs,
                 prefill_chunk=self.prefill_chunk,
@@ -96,6 +120,11 @@ class ServeSettings:
             aliases=self.alias,
             response_store=None if store == "off" else Path(store).expanduser(),
         )
+
+
+def disk_folder(given: str | None) -> Path:
+    """The folder of the disk cache."""
+    return Path(given or cache_folder() / "kv").expanduser()
 
 
 def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
@@ -146,16 +175,14 @@ def _checked(name: str, key: str, value: Any, path: Path) -> Any:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean '{close[0].replace('_', '-')}'?" if close else ""
         raise ConfigError(f"{path}: unknown setting '{key}'{hint}")
-    if name == "kv_cache_memory" and isinstance(value, str):
-        try:
-            return parse_bytes(value)
-        except ValueError as error:
-            raise ConfigError(f"{path}: '{key}': {error}") from error
+    if name in _SIZES and isinstance(value, str):
+        return _read_size(name, key, value, path)
     if name in _LISTS:
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, list) or not all(isinstance(entry, str) for entry in texts):
             raise ConfigError(f"{path}: '{key}' must be a text or a list of texts")
         return tuple(texts)
+    value = str(value) if name == "kv_bits" else value  # 8 is as good as "8"
     if name in _TEXTS:
         if not isinstance(value, str):
             raise ConfigError(f"{path}: '{key}' must be a text")
@@ -166,3 +193,10 @@ def _checked(name: str, key: str, value: Any, path: Path) -> Any:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError(f"{path}: '{key}' must be a whole number")
     return value
+
+
+def _read_size(name: str, key: str, text: str, path: Path) -> int:
+    try:
+        return _SIZES[name](text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: '{key}': {error}") from error

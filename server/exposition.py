@@ -19,6 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from pippin.core.cache.disk.stats import DiskStats
 from pippin.core.engine.client import EngineClient
 from pippin.core.engine.stats import SpeculationStatus
 
@@ -89,6 +90,14 @@ class _ServerCollector(Collector):
             "Graphs of steps compiled; steady after the warm-up.",
             value=stats.num_traces,
         )
+        if stats.max_states:
+            for name, text, value in (
+                ("checkpoints", "Saved states of recurrent layers.", stats.num_states),
+                ("checkpoints_max", "The most there may be.", stats.max_states),
+            ):
+                yield GaugeMetricFamily(f"pippin_{name}", text, value=value)
+        if stats.disk is not None:
+            yield from _disk(stats.disk)
         if stats.speculation is not None:
             yield from self._speculation(stats.speculation)
 
@@ -129,6 +138,13 @@ class _ServerCollector(Collector):
             yield CounterMetricFamily(f"pippin_{name}", text, value=value)
             yield _labelled(
                 CounterMetricFamily, f"vllm:{vllm_name}", text, self._model_label, value
+            )
+        for source, count in (
+            ("memory", metrics.num_prefix_hits - metrics.num_disk_hits),
+            ("disk", metrics.num_disk_hits),
+        ):
+            yield CounterMetricFamily(
+                f"pippin_prefix_{source}_hit_tokens", f"Those found in the {source}.", value=count
             )
         yield CounterMetricFamily("pippin_steps", "Engine steps.", value=metrics.num_steps)
         yield CounterMetricFamily(
@@ -188,6 +204,28 @@ class _ServerCollector(Collector):
             seconds.add_metric([path, method, str(status)], buckets, histogram.total)
         yield requests
         yield seconds
+
+
+def _disk(disk: DiskStats) -> Iterator[Metric]:
+    for name, text, value in (
+        ("bytes", "Bytes in the folder of the disk cache, of all servers.", disk.num_bytes),
+        ("max_bytes", "The most there may be.", disk.max_bytes),
+        ("queued_bytes", "Bytes that wait to be written.", disk.queued_bytes),
+        ("records", "Blocks and states of this model on the disk.", disk.num_records),
+        ("writing", "Whether the disk takes them.", disk.is_writing),
+    ):
+        yield GaugeMetricFamily(f"pippin_disk_{name}", text, value=value)
+    for name, text, value in (
+        ("spilled_records", "Records written.", disk.spilled),
+        ("spilled_bytes", "What they held.", disk.spilled_bytes),
+        ("restored_records", "Records read.", disk.restored),
+        ("restored_bytes", "What they held.", disk.restored_bytes),
+        ("dropped_records", "Records not written: disk busy, full or gone.", disk.dropped),
+        ("evicted_records", "Records deleted to make room.", disk.evicted),
+        ("corrupt_records", "Records found damaged, and deleted.", disk.corrupt),
+        ("missing_records", "Records that somebody else had deleted.", disk.missing),
+    ):
+        yield CounterMetricFamily(f"pippin_disk_{name}", text, value=value)
 
 
 def _labelled(

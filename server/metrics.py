@@ -46,6 +46,7 @@ class Metrics:
         self.num_output_tokens = 0
         self.num_prefix_queries = 0
         self.num_prefix_hits = 0
+        self.num_disk_hits = 0
         self.num_preempted = 0
         self.ttft_s = Histogram(SECONDS_TO_FIRST)
         self.inter_token_s = Histogram(SECONDS_BETWEEN)
@@ -75,6 +76,7 @@ class Metrics:
             self.num_output_tokens += step.num_decode_tokens
             self.num_prefix_queries += step.num_prefix_queries
             self.num_prefix_hits += step.num_prefix_hits
+            self.num_disk_hits += step.num_disk_hits
             self.num_preempted += step.num_preempted
             self.ttft_s.observe(step.ttft_s)
             self.inter_token_s.observe(step.inter_token_s)

@@ -40,6 +40,7 @@ async def show_health(request: Request) -> Response:
             "usage": stats.kv_usage,
             "bytes": stats.kv_cache_bytes,
         },
+        "disk_cache": stats.disk and asdict(stats.disk),
         "active_memory_bytes": stats.active_memory_bytes,
         "speculation": stats.speculation and asdict(stats.speculation),
     }

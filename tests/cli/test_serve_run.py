@@ -11,7 +11,7 @@ from rich.console import Console
 from pippin.cli import serve_run
 from pippin.cli.serve_run import base_url, check_port_is_free, run_serve, startup_panel
 from pippin.cli.settings import ServeSettings
-from pippin.core.config import EngineConfig
+from pippin.core.cache.disk.stats import DiskStats
 from pippin.core.engine.stats import EngineStats, StepObserver
 from pippin.core.errors import ConfigError, ModelLoadError, PippinError
 from pippin.server.config import ServerConfig
@@ -33,13 +33,22 @@ def test_the_panel_says_what_one_wants_to_know() -> None:
         "speculation": "off",
     }
     card = make_card(model_id="org/[bold]", details=details)
-    stats = EngineStats(kv_cache_bytes=3 * 512 * 1024**2)
+    disk = DiskStats(
+        folder="/kv",
+        num_records=1,
+        num_bytes=1024,
+        max_bytes=1 << 30,
+        queued_bytes=0,
+        is_writing=True,
+    )
+    stats = EngineStats(kv_cache_bytes=3 * 512 * 1024**2, disk=disk)
     lines = show(startup_panel(card, stats, "http://127.0.0.1:8123")).splitlines()
     assert [line.strip("│ ").split(maxsplit=1) for line in lines[1:-1]] == [
         ["model", "org/[bold]"],
         ["endpoint", "http://127.0.0.1:8123/v1"],
         ["context", "4,096 tokens"],
         ["KV", "cache  65,536 tokens in 1.5 GiB"],
+        ["on", "disk   1.0 KiB of at most 1.0 GiB in /kv"],
         ["device", "cpu, OpenBLAS"],
         ["weights", "float32"],
     ]
@@ -134,7 +143,7 @@ def test_settings_reach_engine_and_server_and_the_engine_is_closed(
     settings = ServeSettings(model="org/x", port=0, served_model_name="x", max_model_len=99)
     run_serve(settings)
     (engine,) = engines
-    assert engine.args == ("org/x", EngineConfig(max_model_len=99))
+    assert engine.args == ("org/x", settings.engine_config())
     assert engine.kwargs["served_model_name"] == "x"
     assert served == [(engine, settings.server_config())]
     assert engine.closed
@@ -165,6 +174,8 @@ def test_a_model_that_does_not_load_is_a_pippin_error() -> None:
 def test_wrong_settings_are_told_before_an_engine_starts(engines: list[StartedEngine]) -> None:
     with pytest.raises(ConfigError):
         run_serve(ServeSettings(block_size=33))
+    with pytest.raises(ConfigError, match="nowhere cannot be read"):
+        run_serve(ServeSettings(warm_prompts="nowhere"))
     with pytest.raises(ModelLoadError, match="nowhere"):
         run_serve(ServeSettings(draft_model="nowhere"))
     assert engines == []

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from pippin.cli.main import app
 from pippin.cli.settings import ServeSettings, load_settings, read_settings_file
-from pippin.core.config import EngineConfig, Speculation
+from pippin.core.config import CacheConfig, EngineConfig, KVBits, Speculation
 from pippin.core.errors import ConfigError
 from pippin.core.models.cache_folder import cache_folder
 from pippin.server.config import ServerConfig
@@ -28,7 +28,11 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "max_model_len": (11, 12, 13),
     "max_num_seqs": (21, 22, 23),
     "kv_cache_memory": (31, 32, 33),
+    "kv_bits": ("8", "4", "8,4"),
     "block_size": (4, 8, 16),
+    "kv_disk_dir": ("/d1", "/d2", "/d3"),
+    "kv_disk_size": (8 << 20, 9 << 20, "off"),
+    "warm_prompts": ("/w1", "/w2", "/w3"),
     "prefill_chunk": (41, 42, 43),
     "max_queue": (51, 52, 53),
     "speculation": ("draft", "ngram", "off"),
@@ -61,6 +65,8 @@ def expected_value(name: str, layers: set[str]) -> Any:
     for index, layer in enumerate(LAYERS):
         if layer in layers:
             value = VALUES[name][index]
+            if name == "kv_disk_size" and value == "off":
+                return 0
             return (value,) if name in ("api_key", "alias") else value
     return getattr(ServeSettings(), name)
 
@@ -93,7 +99,8 @@ def test_the_highest_layer_that_speaks_wins(chosen: dict[str, set[str]], dash: s
 def test_nothing_given_is_the_configs_defaults() -> None:
     resolved = run([], {})
     assert resolved == ServeSettings()
-    assert resolved.engine_config() == EngineConfig()
+    cache = CacheConfig(disk_folder=cache_folder() / "kv")
+    assert resolved.engine_config() == EngineConfig(cache=cache)
     store = cache_folder() / "responses.sqlite"
     assert resolved.server_config() == ServerConfig(response_store=store)
 
@@ -104,6 +111,7 @@ def test_every_setting_arrives_in_a_config() -> None:
     resolved = load_settings(given, None)
     engine, server = resolved.engine_config(), resolved.server_config()
     assert (engine.max_model_len, engine.cache.max_bytes, engine.cache.block_size) == (11, 31, 4)
+    assert (engine.cache.disk_folder, engine.cache.disk_bytes) == (Path("/d1"), 8 << 20)
     assert engine.scheduler.max_num_seqs == 21
     assert (engine.scheduler.prefill_chunk, engine.scheduler.mixed_prefill_chunk) == (41, 41)
     assert engine.scheduler.max_queue == 51
@@ -114,6 +122,15 @@ def test_every_setting_arrives_in_a_config() -> None:
     assert server.aliases == ("a1", "*")
     assert server.response_store == Path("/s1")
     assert load_settings({"response_store": "off"}, None).server_config().response_store is None
+
+
+def test_the_disk_cache_can_be_switched_off(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text("[serve]\nkv-disk-size = 0\nkv-disk-dir = '~/kv'\n")
+    for chosen in (run(["--kv-disk-size", "off"], {}), run(["--config", str(path)], {})):
+        assert chosen.engine_config().cache.disk_folder is None
+    again = run(["--config", str(path)], {"PIPPIN_KV_DISK_SIZE": "1GiB"}).engine_config().cache
+    assert (again.disk_folder, again.disk_bytes) == (Path.home() / "kv", 1 << 30)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +155,8 @@ def test_a_draft_model_is_used_unless_speculation_is_off(
         (["--speculation", "mtp"], "'--speculation' (env var: 'PIPPIN_SPECULATION')"),
         (["--draft-tokens", "0"], "'--draft-tokens' (env var: 'PIPPIN_DRAFT_TOKENS')"),
         (["--draft-tokens", "16"], "'--draft-tokens' (env var: 'PIPPIN_DRAFT_TOKENS')"),
+        (["--kv-disk-size", "much"], "'--kv-disk-size' (env var: 'PIPPIN_KV_DISK_SIZE')"),
+        (["--kv-disk-size", "1MB"], "kv-disk-size must be 'off' or at least 8.0 MiB"),
         (["--speculation", "draft"], "speculation 'draft' needs a draft-model"),
         (
             ["--speculation", "ngram", "--draft-model", "org/d"],
@@ -176,6 +195,7 @@ def test_keys_and_sizes_come_in_their_forms(tmp_path: Path) -> None:
         ("[serve]\nspeculation = 'mtp'", "'speculation' must be one of off, ngram, draft"),
         ("[serve]\ndraft-tokens = 'many'", "'draft-tokens' must be a whole number"),
         ("[serve]\nkv-cache-memory = '2XB'", "'kv-cache-memory': '2XB' is not a size"),
+        ("[serve]\nkv-disk-size = 'no'", "'kv-disk-size': 'no' is not a size"),
         ("[serve]\nkv-cache-memory = 1.5", "must be a whole number"),
         ("[serve]\napi-key = [1]", "must be a text or a list"),
         ("[serve]\nalias = [1]", "must be a text or a list"),
@@ -200,3 +220,13 @@ def test_a_missing_file_is_misuse(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["serve", "--config", str(tmp_path / "gone.toml")])
     assert result.exit_code == 2
     assert "gone.toml cannot be read" in result.stderr
+
+
+def test_kv_bits_may_be_a_number_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "pippin.toml"
+    path.write_text("[serve]\nkv-bits = 8\n")
+    assert load_settings({}, path).engine_config().cache.kv_bits == KVBits(8, 8)
+    assert load_settings({"kv_bits": "8,4"}, path).engine_config().cache.kv_bits == KVBits(8, 4)
+    assert load_settings({"kv_bits": "off"}, path).engine_config().cache.kv_bits is None
+    with pytest.raises(ConfigError, match="kv-bits must be 8, 4"):
+        load_settings({"kv_bits": "5"}, None).engine_config()

@@ -340,7 +340,7 @@ def command(model: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", "PIPPIN_KV_DISK_SIZE": "off"},
     ) as process:
         assert process.stderr is not None
         try:

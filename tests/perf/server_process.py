@@ -105,7 +105,8 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            # Nothing from an earlier run: prompts are to be computed.
+            env={"PIPPIN_KV_DISK_SIZE": "off", **os.environ, **environment},
             start_new_session=True,
         )
     server = Server(name, port, process, log)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from fake_engine import Fail, FakeEngine
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from pippin.cli.cache_stats import read_metrics
+from pippin.core.cache.disk.stats import DiskStats
 from pippin.core.engine.stats import EngineStats, FinishedStats, SpeculationStatus, StepStats
 from pippin.core.request import FinishReason
 from pippin.core.speculation.stats import DraftCounts
@@ -27,6 +29,7 @@ STEP = StepStats(
     num_preempted=1,
     num_prefix_queries=9,
     num_prefix_hits=4,
+    num_disk_hits=1,
     ttft_s=(0.02, 300.0),
     inter_token_s=(0.01,),
     queue_s=(0.5,),
@@ -78,6 +81,8 @@ def test_a_step_is_seen_under_both_names(make_client: MakeClient) -> None:
     ):
         assert samples[f"{name}{{}}"] == pytest.approx(value), name
         assert samples[f"{vllm_name}{model}"] == pytest.approx(value), vllm_name
+    assert samples["pippin_prefix_memory_hit_tokens_total{}"] == 6
+    assert samples["pippin_prefix_disk_hit_tokens_total{}"] == 2
     assert samples["pippin_answers_total{finish_reason=length}"] == 2
     assert samples["vllm:request_success_total{finished_reason=length,model_name=tiny/model}"] == 2
     assert samples["pippin_step_seconds_sum{kind=prefill}"] == pytest.approx(0.2)
@@ -101,6 +106,45 @@ def test_steps_are_told_apart_by_what_they_ran(make_client: MakeClient) -> None:
     assert samples["pippin_steps_total{}"] == 2
     assert samples["pippin_step_tokens_count{}"] == 2
     assert samples["pippin_answers_total{finish_reason=length}"] == 1
+
+
+def test_disk_and_checkpoints_are_told_where_there_are_any(make_client: MakeClient) -> None:
+    engine = FakeEngine()
+    client = make_client(engine)
+    assert not [name for name in _scrape(client) if "pippin_disk" in name or "checkpoint" in name]
+    assert client.get("/health").json()["disk_cache"] is None
+    disk = DiskStats(
+        folder="/kv",
+        num_records=1,
+        num_bytes=2,
+        max_bytes=3,
+        queued_bytes=4,
+        is_writing=True,
+        spilled=5,
+        spilled_bytes=6,
+        restored=7,
+        restored_bytes=8,
+        dropped=9,
+        evicted=10,
+        corrupt=11,
+        missing=12,
+    )
+    engine.engine_stats = EngineStats(disk=disk, num_states=13, max_states=14)
+
+    samples = _scrape(client)
+
+    names = ("records", "bytes", "max_bytes", "queued_bytes")
+    assert [samples[f"pippin_disk_{name}{{}}"] for name in names] == [1, 2, 3, 4]
+    names = ("spilled_records", "spilled_bytes", "restored_records", "restored_bytes")
+    assert [samples[f"pippin_disk_{name}_total{{}}"] for name in names] == [5, 6, 7, 8]
+    names = ("dropped_records", "evicted_records", "corrupt_records", "missing_records")
+    assert [samples[f"pippin_disk_{name}_total{{}}"] for name in names] == [9, 10, 11, 12]
+    assert samples["pippin_disk_writing{}"] == 1
+    assert samples["pippin_checkpoints{}"] == 13
+    assert samples["pippin_checkpoints_max{}"] == 14
+    assert client.get("/health").json()["disk_cache"] == asdict(disk)
+    shown = read_metrics(client.get("/metrics").text)
+    assert (shown["disk_evicted_records"], shown["checkpoints"]) == (10, 13)
 
 
 def test_speculation_is_counted_by_proposer(make_client: MakeClient) -> None:
