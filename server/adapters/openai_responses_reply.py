@@ -146,8 +146,11 @@ class ResponseReply:
             case ReasoningDelta(text):
                 return [*self._open_item("reasoning"), self._items[-1].add_text(text)]
             case ContentDelta(text):
-                if self._items and self._items[-1].is_call:
-                    text = text.removeprefix("\n")  # it stood for the call
+                is_behind_call = bool(self._items) and self._items[-1].is_call
+                if is_behind_call and text.startswith("\n"):  # it stood for the call
+                    text = text[1:]
+                    is_token = bool(logprobs) and logprobs[0].chosen.text == "\n"
+                    logprobs = logprobs[is_token:]
                 opening = self._open_item("message")
                 return [*opening, self._items[-1].add_text(text, logprobs)]
             case ToolCallStart(_, call_id, name):

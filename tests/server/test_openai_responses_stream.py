@@ -15,7 +15,7 @@ from typing import Any
 import openai
 import pytest
 from fake_engine import Fail, FakeEngine, Hold, Step
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from live_server import LiveServer, posted, read_to_end, read_until, serve
 from openai.types.responses import Response, ResponseStreamEvent
@@ -115,6 +115,12 @@ SCRIPTS = st.lists(
 ).map(lambda groups: [step for group in groups for step in group])
 
 
+@example(
+    script=[ToolCallStart(0, "call_1", "f"), ToolCallEnd(0), "\n"],
+    reason=FinishReason.STOP,
+    max_tokens=None,
+    top_logprobs=1,
+)
 @settings(max_examples=40, deadline=None)
 @given(
     script=SCRIPTS,
