@@ -105,6 +105,8 @@ class DiskCache:
         self._reading: dict[tuple[str, int], _Reading] = {}
         # Those that have been asked for, with the blocks that the memory had by itself.
         self._asked: dict[tuple[str, int], int] = {}
+        # Of those whose prefix another sequence reads, that one.
+        self._leader: dict[tuple[str, int], tuple[str, int]] = {}
         self._is_settled = True
         self._arrived = threading.Event()
 
@@ -118,13 +120,15 @@ class DiskCache:
 
         The first call for a sequence asks the disk; `match` is what the memory has.
         """
-        if sequence.key in self._reading:
+        if sequence.key in self._reading or self._leader.get(sequence.key) in self._reading:
             return True
         if sequence.key in self._asked:
             return False
         length, keys = self._missing(sequence.cache, match.num_blocks)
-        if any(keys[0] in reading.wanted for reading in self._reading.values() if keys):
-            return True  # somebody else waits for it: then it will be in the memory
+        for key, other in self._reading.items() if keys else ():
+            if keys[0] in other.wanted:
+                self._leader[sequence.key] = key
+                return True  # when the other has it, it will be in the memory
         self._asked[sequence.key] = match.num_blocks
         if not keys:
             return False
@@ -175,6 +179,7 @@ class DiskCache:
     def forget(self, sequence: Sequence) -> None:
         """A sequence is gone: nobody waits for its prefix."""
         self._asked.pop(sequence.key, None)
+        self._leader.pop(sequence.key, None)
         if (reading := self._reading.pop(sequence.key, None)) is not None:
             reading.fetch.cancel()
 
