@@ -1,8 +1,7 @@
 """Lets blocks and states that have left the memory come back from the disk.
 
-Blocks are copied out when a sequence ends, a few in each step, and a thread of the disk tier writes
-them. Blocks are read before a sequence is admitted: they go into free or evictable blocks of the
-memory under their hashes, where the sequence then finds them as if they had never been away.
+They are read before a sequence is admitted: they go into free or evictable blocks of the memory
+under their hashes, where the sequence then finds them as if they had never been away.
 """
 
 from __future__ import annotations
@@ -13,49 +12,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..cache.block_hash import BlockHash
-from ..cache.block_pool import BlockPool
 from ..cache.disk.reader import Fetch
 from ..cache.disk.record import Record, RecordKey
 from ..cache.disk.stats import DiskStats
 from ..cache.disk.tier import DiskTier
 from ..cache.kv_cache_manager import KVCacheManager, PrefixMatch, SequenceCache
-from ..runner.block_copies import BlockCopies, CopyUnderWay
+from ..runner.block_copies import BlockCopies
+from .disk_outbox import STATE, DiskOutbox, block_kind, group_of, pool_of, record_bytes
 from .read_costs import ReadCosts
 from .sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
-STATE = "state"
-# Copied out in a step, beside which others decode.
-_STEP_BYTES = 32 * 1024**2
-# Read at a time for one sequence, and waiting to be written.
+# Read at a time for one sequence.
 _WINDOW_BYTES = 256 * 1024**2
-_QUEUE_BYTES = 128 * 1024**2
-# Blocks that wait to be copied out; what comes then is left out.
-_LONGEST_OUTBOX = 1 << 14
 _IDLE_WAIT_S = 0.005
 # A disk that takes longer than that for what is read at a time has gone to sleep, or worse.
 _LONGEST_READ_S = 10.0
-
-
-def block_kind(group: int) -> str:
-    """A layer group's kind of record."""
-    return f"block:{group}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Leaving:
-    """A block or state to be copied out, if it is still what it was."""
-
-    key: RecordKey
-    group: int | None  # None for a state
-    block_id: int
-    parent: bytes | None
-    num_tokens: int
-    metadata: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -97,11 +72,7 @@ class DiskCache:
         self._clock = clock
         self._manager = manager
         self._copies = copies
-        self._block_bytes = [copies.block_bytes(group) for group in range(len(manager.groups))]
-        self._outbox: deque[_Leaving] = deque()
-        # Of the outbox, and of what is being copied.
-        self._leaving_bytes = 0
-        self._copying: list[tuple[list[_Leaving], CopyUnderWay]] = []
+        self._outbox = DiskOutbox(tier, manager, copies)
         self._reading: dict[tuple[str, int], _Reading] = {}
         # Those that have been asked for, with the blocks that the memory had by itself.
         self._asked: dict[tuple[str, int], int] = {}
@@ -113,7 +84,7 @@ class DiskCache:
     @property
     def is_busy(self) -> bool:
         """Whether `advance` has anything to do, or soon will."""
-        return bool(self._outbox or self._copying or self._reading or not self._is_settled)
+        return bool(self._outbox or self._reading or not self._is_settled)
 
     def is_reading(self, sequence: Sequence, match: PrefixMatch) -> bool:
         """Whether a sequence should wait, as the disk has more of its prefix than the memory.
@@ -132,7 +103,7 @@ class DiskCache:
         self._asked[sequence.key] = match.num_blocks
         if not keys:
             return False
-        num_bytes = sum(map(self._record_bytes, keys))
+        num_bytes = sum(record_bytes(self._copies, key.kind) for key in keys)
         num_tokens = (length - match.num_blocks) * self._manager.block_size
         if not self._costs.is_worth_it(num_bytes, num_tokens):
             logger.debug(
@@ -151,30 +122,7 @@ class DiskCache:
 
     def keep(self, sequence: Sequence) -> None:
         """Write what an ended sequence has in the prefix index, soon."""
-        cache, size = sequence.cache, self._manager.block_size
-        leaving = []
-        for group, pool in enumerate(self._manager.pools):
-            for index, block_hash in enumerate(cache.block_hashes[: cache.num_published]):
-                block_id = pool.index.block_of(block_hash)
-                if block_id is not None:
-                    tokens = sequence.token_ids[index * size : (index + 1) * size]
-                    leaving.append(
-                        _Leaving(
-                            RecordKey(block_hash, block_kind(group)),
-                            group,
-                            block_id,
-                            cache.block_hashes[index - 1] if index else None,
-                            (index + 1) * size,
-                            {"tokens": tokens},
-                        )
-                    )
-        leaving += self._leaving_states(cache)
-        stored = self._tier.contains(item.key for item in leaving)
-        self._tier.touch(item.key for item, known in zip(leaving, stored, strict=True) if known)
-        new = [item for item, known in zip(leaving, stored, strict=True) if not known]
-        new = new[: max(0, _LONGEST_OUTBOX - len(self._outbox))]
-        self._outbox.extend(new)
-        self._leaving_bytes += self._bytes_of(new)
+        self._outbox.add(sequence)
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence is gone: nobody waits for its prefix."""
@@ -187,29 +135,11 @@ class DiskCache:
         """Take in what was read, and go on with copying out. Never waits for the disk."""
         self._arrived.clear()
         # Whoever looks at the numbers after this shall see all that was written.
-        self._is_settled = not (self._copying or self._tier.queued_bytes)
+        self._is_settled = not (self._outbox.is_copying or self._tier.queued_bytes)
         for key, reading in list(self._reading.items()):
             if not self._goes_on(reading):
                 del self._reading[key]
-        copying, self._copying = self._copying, []
-        for leaving, copy in copying:
-            payloads = copy.read()
-            self._leaving_bytes -= self._bytes_of(leaving)
-            if payloads is None:
-                logger.warning("blocks are not written to the disk: they hold no numbers")
-                continue
-            for item, payload in zip(leaving, payloads, strict=True):
-                self._tier.put(
-                    Record(
-                        key=item.key,
-                        parent=item.parent,
-                        num_tokens=item.num_tokens,
-                        payload=payload,
-                        metadata=item.metadata,
-                    )
-                )
-        if self._outbox and self._tier.queued_bytes < _QUEUE_BYTES:
-            self._copy_out()
+        self._outbox.advance()
 
     def wait(self) -> None:
         """Wait a moment for the disk, when there is nothing else to do."""
@@ -218,7 +148,7 @@ class DiskCache:
     def stats(self) -> DiskStats:
         """Where the tier stands; what is not with it yet counts as queued."""
         stats = self._tier.stats()
-        return replace(stats, queued_bytes=stats.queued_bytes + self._leaving_bytes)
+        return replace(stats, queued_bytes=stats.queued_bytes + self._outbox.num_bytes)
 
     def close(self, timeout_s: float) -> None:
         """Write what waits, as far as time allows."""
@@ -226,9 +156,9 @@ class DiskCache:
         for reading in self._reading.values():
             reading.fetch.cancel()
         self._reading.clear()
-        while (self._outbox or self._copying) and time.monotonic() < deadline:
+        while self._outbox and time.monotonic() < deadline:
             self.advance()
-            if self._tier.queued_bytes >= _QUEUE_BYTES:
+            if not self._outbox.has_room:
                 time.sleep(_IDLE_WAIT_S)
         self._tier.close(max(0.0, deadline - time.monotonic()))
 
@@ -255,18 +185,10 @@ class DiskCache:
         reading.asked_at, reading.read_at = self._clock(), None
         reading.fetch = self._tier.fetch(reading.keys, note)
 
-    def _bytes_of(self, items: Iterable[_Leaving]) -> int:
-        return sum(self._record_bytes(item.key) for item in items)
-
-    def _record_bytes(self, key: RecordKey) -> int:
-        if key.kind == STATE:
-            return self._copies.state_bytes
-        return self._block_bytes[_group_of(key.kind)]
-
     def _next_window(self, rest: deque[RecordKey]) -> list[RecordKey]:
         window, num_bytes = list[RecordKey](), 0
         while rest and num_bytes < _WINDOW_BYTES:
-            num_bytes += self._record_bytes(rest[0])
+            num_bytes += record_bytes(self._copies, rest[0].kind)
             window.append(rest.popleft())
         return window
 
@@ -324,7 +246,7 @@ class DiskCache:
         for record in records:
             by_kind.setdefault(record.key.kind, []).append(record)
         for kind, mine in by_kind.items():
-            pool = self._pool_of(kind)
+            pool = pool_of(self._manager, kind)
             if len(mine) > pool.num_available:
                 return False
             ids = pool.allocate(len(mine))
@@ -335,7 +257,7 @@ class DiskCache:
                 )
             else:
                 fits = self._copies.write_blocks(
-                    _group_of(kind), ids, [record.payload for record in mine]
+                    group_of(kind), ids, [record.payload for record in mine]
                 )
             if fits:
                 for block_id, record in zip(ids, mine, strict=True):
@@ -346,57 +268,3 @@ class DiskCache:
                 logger.warning("records on the disk do not fit this model kind=%s", kind)
                 return False
         return True
-
-    def _pool_of(self, kind: str) -> BlockPool:
-        if kind != STATE:
-            return self._manager.pools[_group_of(kind)]
-        assert self._manager.checkpoints is not None
-        return self._manager.checkpoints.pool
-
-    def _leaving_states(self, cache: SequenceCache) -> list[_Leaving]:
-        saved = self._manager.checkpoints
-        if saved is None:
-            return []
-        leaving = []
-        for num_blocks in sorted(set(cache.checkpoints.saved)):
-            block_hash = cache.block_hashes[num_blocks - 1]
-            state_id = saved.id_of(block_hash)
-            if state_id is not None:
-                key = RecordKey(block_hash, STATE)
-                num_tokens = num_blocks * self._manager.block_size
-                leaving.append(_Leaving(key, None, state_id, None, num_tokens, {}))
-        return leaving
-
-    def _copy_out(self) -> None:
-        """Start to copy the next blocks and states that are still what they were."""
-        room = _STEP_BYTES
-        while self._outbox and room > 0:
-            group = self._outbox[0].group
-            chosen = self._take_alike(group, room)
-            room -= self._bytes_of(chosen)
-            if not chosen:
-                continue
-            if group is None:
-                copy = self._copies.read_state(chosen[0].block_id)
-            else:
-                copy = self._copies.read_blocks(group, [item.block_id for item in chosen])
-            if copy is not None:
-                self._copying.append((chosen, copy))
-            else:
-                self._leaving_bytes -= self._bytes_of(chosen)
-
-    def _take_alike(self, group: int | None, room: int) -> list[_Leaving]:
-        """The next of the outbox that can be copied together; those that are gone are let go."""
-        most = 1 if group is None else max(1, room // self._block_bytes[group])
-        chosen, gone = list[_Leaving](), list[_Leaving]()
-        while self._outbox and self._outbox[0].group == group and len(chosen) < most:
-            item = self._outbox.popleft()
-            pool = self._pool_of(item.key.kind)
-            is_there = pool.index.block_of(BlockHash(item.key.block_hash)) == item.block_id
-            (chosen if is_there else gone).append(item)
-        self._leaving_bytes -= self._bytes_of(gone)
-        return chosen
-
-
-def _group_of(kind: str) -> int:
-    return int(kind.partition(":")[2])

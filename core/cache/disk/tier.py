@@ -118,6 +118,11 @@ class DiskTier:
         """Bytes that wait to be written."""
         return self._writer.queued_bytes
 
+    @property
+    def queued_records(self) -> int:
+        """Records that are not written yet."""
+        return self._writer.queued_records
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was put before is written or dropped; whether it is."""
         return self._writer.flush(timeout_s)

@@ -85,6 +85,11 @@ class SpillWriter:
         return self._queued_bytes
 
     @property
+    def queued_records(self) -> int:
+        """Records that are not written yet."""
+        return len(self._pending)
+
+    @property
     def has_failed(self) -> bool:
         """Whether the disk refused what it was last asked to do."""
         return self._has_failed

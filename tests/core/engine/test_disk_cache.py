@@ -146,12 +146,28 @@ def test_blocks_and_states_leave_together(tmp_path: Path) -> None:
     while disk.driver.engine.scheduler.has_work:
         disk.driver.step()
     disk.cache.advance()
-    assert not disk.cache._outbox
+    assert not disk.cache._outbox._waiting
     disk.driver.finish()
     stats = disk.cache.stats()
     assert stats.dropped == 0
     assert stats.num_records == 3 * (20 + 1)  # each prompt's blocks and the state behind them
     disk.cache._tier.close()
+
+
+@pytest.mark.parametrize("measure", ["queued_bytes", "queued_records"])
+def test_a_long_queue_is_not_made_longer(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, measure: str
+) -> None:
+    monkeypatch.setattr(DiskTier, measure, property(lambda _: 1 << 40))
+    disk.driver.add(make_request("r", PROMPT, greedy(8)))
+    while disk.driver.engine.scheduler.has_work:
+        disk.driver.step()
+    disk.cache.advance()
+    assert len(disk.cache._outbox._waiting) == 20
+    assert not disk.cache._outbox.is_copying
+    monkeypatch.undo()
+    disk.driver.finish()
+    assert disk.cache.stats().num_records == 20
 
 
 def test_what_the_memory_has_is_not_read(disk: Disk) -> None:
@@ -253,7 +269,7 @@ def test_a_fault_of_the_disk_cache_switches_it_off(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (cold,) = disk.ask(PROMPT)
-    monkeypatch.setattr(disk.cache, "_copy_out", lambda: 1 / 0)
+    monkeypatch.setattr(disk.cache._outbox, "_copy_out", lambda: 1 / 0)
     disk.ask(PROMPT[1:])
     assert "the disk cache is switched off" in caplog.text
     disk.forget()
