@@ -5,9 +5,12 @@ Adapters build these from their wire formats; `engine.prompt_builder` turns them
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from .errors import InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,19 @@ class ToolCall:
     call_id: str
     name: str
     arguments: Mapping[str, Any] | str
+
+    @classmethod
+    def of_text(cls, call_id: str, name: str, arguments: str) -> ToolCall:
+        """A call whose arguments are as a model writes them."""
+        try:
+            decoded = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            decoded = None
+        return cls(
+            call_id=call_id,
+            name=name,
+            arguments=decoded if isinstance(decoded, dict) else arguments,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +74,24 @@ class Message:
     def text(self) -> str:
         """All text parts, joined."""
         return "".join(part.text for part in self.content)
+
+
+def check_tool_results(messages: Sequence[Message]) -> None:
+    """See that each result answers a call that was made before.
+
+    Raises:
+        InvalidRequestError: One does not; names it, in the chat API's words.
+    """
+    call_ids: set[str] = set()
+    for index, message in enumerate(messages):
+        call_ids.update(call.call_id for call in message.tool_calls)
+        if message.tool_call_id is not None and message.tool_call_id not in call_ids:
+            raise InvalidRequestError(
+                f"Messages with role 'tool' must be a response to a preceding message with "
+                f"'tool_calls': none before 'messages.{index}' has the id "
+                f"'{message.tool_call_id}'.",
+                param=f"messages.{index}.tool_call_id",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+
+from .errors import InvalidRequestError
 
 FormatKind: TypeAlias = Literal[
     "json_object", "json_schema", "regex", "choice", "grammar", "structural_tag"
@@ -49,3 +52,18 @@ class ReplyRules:
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
     thinking_budget: int | None = None
+
+
+def check_tool_names(names: Sequence[str], chosen: Iterable[str]) -> None:
+    """See that every tool has a name of its own, and that those chosen are among them.
+
+    Raises:
+        InvalidRequestError: It is not so; names the field, in the chat API's words.
+    """
+    if len(set(names)) < len(names):
+        raise InvalidRequestError("Two tools have the same name.", param="tools")
+    for name in chosen:
+        if name not in names:
+            raise InvalidRequestError(
+                f"'tool_choice' names '{name}', which is not among the tools.", param="tool_choice"
+            )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from .constraints.constraint import ConstraintFactory
+from .errors import GenerationError, InvalidRequestError, PippinError
 from .parsing.output_parser import OutputParser, PlainParser
 from .sampling_params import SamplingParams
 
@@ -114,6 +115,19 @@ class RequestOutput:
     stop_reason: str | int | None = None
     error: str | None = None
     is_callers_fault: bool = False
+
+    @property
+    def failure(self) -> PippinError | None:
+        """What to raise instead of an answer, if this output ends one that failed."""
+        if self.finish_reason is FinishReason.ERROR:
+            if self.is_callers_fault:
+                return InvalidRequestError(
+                    f"A rule for the answer cannot be followed: {self.error}"
+                )
+            return GenerationError(self.error or "The engine failed on this request.")
+        if self.finish_reason is FinishReason.ABORT:
+            return GenerationError("The generation was aborted.")
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .errors import InvalidRequestError
 
@@ -97,6 +98,26 @@ class SamplingParams:
             )
         if any(not text for text in self.stop):
             raise InvalidRequestError("stop holds an empty string.", param="stop")
+
+    @classmethod
+    def over(cls, defaults: Mapping[str, float], given: Mapping[str, Any]) -> SamplingParams:
+        """Settings of which some are given, or not ``None``: others are the model's, or neutral.
+
+        Args:
+            defaults: What the model advises, keyed by field.
+            given: The same of the request.
+
+        Raises:
+            InvalidRequestError: A value is out of range, or there is no such field.
+        """
+        for name in given:
+            if name not in cls.__dataclass_fields__:
+                raise InvalidRequestError(f"Unknown sampling setting: '{name}'.", param=name)
+        fields: dict[str, Any] = {**defaults}
+        fields |= {name: value for name, value in given.items() if value is not None}
+        if "top_k" in fields:
+            fields["top_k"] = int(fields["top_k"])
+        return cls(**fields)
 
     @property
     def is_greedy(self) -> bool:

@@ -7,6 +7,7 @@ an inbox; outputs go back once per step, all streams in one call into the loop.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import queue
 import threading
@@ -98,7 +99,13 @@ class AsyncEngine:
             daemon=True,
         )
         engine._thread.start()
-        ready.result()
+        # The process must not take mlx down while the thread is in it.
+        atexit.register(engine.close)
+        try:
+            ready.result()
+        except Exception:
+            atexit.unregister(engine.close)
+            raise
         return engine
 
     @property
@@ -182,7 +189,9 @@ class AsyncEngine:
         self._inbox.put(_Stop())
         if self._thread is not None:
             self._thread.join()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        # What is in it runs on, only to find the engine stopped.
+        self._executor.shutdown(wait=False)
+        atexit.unregister(self.close)
 
     def _check_running(self) -> None:
         if self._failure is not None:

@@ -18,11 +18,11 @@ from pippin.core.parsing.events import (
     ToolCallEnd,
     ToolCallStart,
 )
+from pippin.core.parsing.reply_reader import ReplyReader
 from pippin.core.request import FinishReason, RequestOutput
 
 from ..sse import encode_event
 from .call_arguments import salvage_arguments
-from .reply_reader import ReplyReader
 
 # Clients send thoughts back only with a signature. Nobody checks this one.
 SIGNATURE = "pippin"

@@ -19,11 +19,11 @@ from pippin.core.parsing.events import (
     ToolCallEnd,
     ToolCallStart,
 )
+from pippin.core.parsing.reply_reader import ReplyReader
 from pippin.core.request import PositionLogprobs, RequestOutput, TokenLogprob
 
 from .call_arguments import salvage_arguments
 from .reply import finish_reason_to_wire, logprob_to_wire
-from .reply_reader import ReplyReader
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 

@@ -6,8 +6,21 @@ from collections.abc import Sequence
 
 from pippin.core.engine.client import ModelCard
 from pippin.core.errors import InvalidRequestError, UnsupportedFeatureError
-from pippin.core.messages import ChatPrompt, Message, TextPart, ToolCall, ToolSpec
-from pippin.core.reply_rules import FormatKind, ReplyRules, ResponseFormat, ToolChoice
+from pippin.core.messages import (
+    ChatPrompt,
+    Message,
+    TextPart,
+    ToolCall,
+    ToolSpec,
+    check_tool_results,
+)
+from pippin.core.reply_rules import (
+    FormatKind,
+    ReplyRules,
+    ResponseFormat,
+    ToolChoice,
+    check_tool_names,
+)
 from pippin.core.sampling_params import SamplingParams
 
 from ..schemas.openai_chat import (
@@ -28,7 +41,6 @@ from ..schemas.openai_chat import (
 )
 from .call_arguments import read_arguments
 from .sampling import check_stream_options, to_sampling_params
-from .tool_names import check_tool_names
 
 # In the order of `StructuredOutputsWire`'s fields.
 _FORMAT_KINDS: tuple[FormatKind, ...] = (
@@ -64,19 +76,9 @@ def to_messages(messages: Sequence[MessageWire]) -> tuple[Message, ...]:
     Raises:
         InvalidRequestError: One of them cannot be taken; names it.
     """
-    call_ids: set[str] = set()
-    turns = []
-    for index, wire in enumerate(messages):
-        turn = _to_message(wire, f"messages.{index}")
-        call_ids.update(call.call_id for call in turn.tool_calls)
-        if turn.tool_call_id is not None and turn.tool_call_id not in call_ids:
-            raise InvalidRequestError(
-                f"Messages with role 'tool' must be a response to a preceding message with "
-                f"'tool_calls': none before 'messages.{index}' has the id '{turn.tool_call_id}'.",
-                param=f"messages.{index}.tool_call_id",
-            )
-        turns.append(turn)
-    return tuple(turns)
+    turns = tuple(_to_message(wire, f"messages.{index}") for index, wire in enumerate(messages))
+    check_tool_results(turns)
+    return turns
 
 
 def to_rules(wire: ChatCompletionRequest) -> ReplyRules:

@@ -19,11 +19,11 @@ from pippin.core.parsing.events import (
     ToolCallDelta,
     ToolCallStart,
 )
+from pippin.core.parsing.reply_reader import ReplyReader
 from pippin.core.request import FinishReason, PositionLogprobs, RequestOutput, TokenLogprob
 
 from ..sse import DONE, TEXT_SLOT, EventTemplate, encode_event
 from .reply import ReplyHead, UsageCounter, finish_reason_to_wire, logprob_to_wire
-from .reply_reader import ReplyReader
 
 
 class ChatReplyCollector:

@@ -20,6 +20,7 @@ from pippin.core.parsing.events import (
     ToolCallEnd,
     ToolCallStart,
 )
+from pippin.core.parsing.reply_reader import ReplyReader
 from pippin.core.request import FinishReason, PositionLogprobs, RequestOutput, TokenLogprob
 from pippin.core.sampling_params import SamplingParams
 
@@ -29,7 +30,6 @@ from ..sse import encode_event
 from .openai_responses import item_id, to_opaque
 from .openai_responses_tools import OfferedTool, echo_tools, to_input
 from .reply import ReplyHead, logprob_to_wire
-from .reply_reader import ReplyReader
 
 Event = dict[str, Any]
 

@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from pippin.core.errors import InvalidRequestError, UnsupportedFeatureError
 from pippin.core.messages import ToolSpec
-from pippin.core.reply_rules import ToolChoice
+from pippin.core.reply_rules import ToolChoice, check_tool_names
 
 from ..schemas.openai_responses import (
     AllowedTools,
@@ -32,7 +32,6 @@ from ..schemas.openai_responses import (
     NamespaceToolWire,
     WebSearchToolWire,
 )
-from .tool_names import check_tool_names
 
 _INPUT = "input"
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pippin.core.parsing.reply_reader import ReplyReader
 from pippin.core.request import FinishReason, RequestOutput
-
-from .reply_reader import ReplyReader
 
 # JSON has no infinity. OpenAI's own stand-in for "never".
 MIN_LOGPROB = -9999.0

@@ -11,15 +11,9 @@ from pippin.core.sampling_params import SamplingParams
 
 from ..schemas.sampling_fields import SamplingFields
 
-# The API's defaults of these are `SamplingParams`' own.
-_WITH_MODEL_DEFAULT = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
+_NAMED_ALIKE = (
+    *("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "min_tokens", "seed", "stop_token_ids", "ignore_eos", "speculation"),
 )
 
 
@@ -37,19 +31,17 @@ def to_sampling_params(
         InvalidRequestError: A value is out of range.
     """
     check_token_ids(wire.stop_token_ids or (), card, param="stop_token_ids")
-    return SamplingParams(
-        **_sampler_settings(wire, card.default_sampling),
-        max_tokens=max_tokens,
-        min_tokens=wire.min_tokens or 0,
-        logit_bias=_logit_bias(wire.logit_bias or {}, card),
-        seed=wire.seed,
-        stop=(wire.stop,) if isinstance(wire.stop, str) else wire.stop or (),
-        stop_token_ids=wire.stop_token_ids or (),
-        ignore_eos=bool(wire.ignore_eos),
-        speculation=wire.speculation is not False,
-        num_logprobs=num_logprobs,
-        num_prompt_logprobs=num_prompt_logprobs,
-    )
+    given: dict[str, Any] = {
+        **{name: getattr(wire, name) for name in _NAMED_ALIKE},
+        # -1 is what vLLM's clients send for "keep all".
+        "top_k": 0 if wire.top_k == -1 else wire.top_k,
+        "max_tokens": max_tokens,
+        "logit_bias": _logit_bias(wire.logit_bias or {}, card),
+        "stop": (wire.stop,) if isinstance(wire.stop, str) else wire.stop,
+        "num_logprobs": num_logprobs,
+        "num_prompt_logprobs": num_prompt_logprobs,
+    }
+    return SamplingParams.over(card.default_sampling, given)
 
 
 def check_stream_options(wire: SamplingFields) -> None:
@@ -74,19 +66,6 @@ def check_token_ids(token_ids: Sequence[int], card: ModelCard, *, param: str) ->
             param=param,
             code="invalid_value",
         )
-
-
-def _sampler_settings(wire: SamplingFields, defaults: Mapping[str, float]) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for name in _WITH_MODEL_DEFAULT:
-        given = getattr(wire, name)
-        value = defaults.get(name) if given is None else given
-        if value is not None:
-            settings[name] = value
-    if "top_k" in settings:
-        # -1 is what vLLM's clients send for "keep all".
-        settings["top_k"] = 0 if settings["top_k"] == -1 else int(settings["top_k"])
-    return settings
 
 
 def _logit_bias(wire: Mapping[str, float], card: ModelCard) -> dict[int, float]:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from pippin.core.engine.client import EngineClient, Generation
 from pippin.core.errors import ContextLengthError
 from pippin.core.messages import Prompt
+from pippin.core.parsing.reply_reader import ReplyReader
 from pippin.core.reply_rules import ReplyRules
 from pippin.core.sampling_params import SamplingParams
 
@@ -22,7 +23,6 @@ from ..adapters.anthropic_reply import (
     frame_event,
 )
 from ..adapters.field_names import named_as
-from ..adapters.reply_reader import ReplyReader
 from ..schemas.anthropic_messages import CountTokensRequest, MessagesRequest
 from ..schemas.wire_model import parse_body
 from ..service import service_of

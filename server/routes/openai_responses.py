@@ -22,6 +22,7 @@ from pippin.core.errors import (
     UnsupportedFeatureError,
 )
 from pippin.core.messages import ChatPrompt
+from pippin.core.parsing.reply_reader import ReplyReader
 from pippin.core.sampling_params import SamplingParams
 
 from ..adapters.field_names import named_as
@@ -37,7 +38,6 @@ from ..adapters.openai_responses import (
 )
 from ..adapters.openai_responses_reply import ResponseReply, echo_of
 from ..adapters.openai_responses_tools import all_tools, left_out
-from ..adapters.reply_reader import ReplyReader
 from ..errors import ResponseNotFoundError
 from ..response_store import Change, ResponseStore, StoredConversation, StoredResponse
 from ..schemas.openai_responses import (

@@ -22,6 +22,7 @@ from pippin.core.parsing.events import (
     ToolCallEnd,
     ToolCallStart,
 )
+from pippin.core.parsing.reply_reader import ReplyReader
 from pippin.core.request import FinishReason, RequestOutput
 from pippin.server.adapters.anthropic_reply import (
     SIGNATURE,
@@ -29,7 +30,6 @@ from pippin.server.adapters.anthropic_reply import (
     MessageEvents,
     MessageWriter,
 )
-from pippin.server.adapters.reply_reader import ReplyReader
 
 LARGEST = sys.float_info.max
 _EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)

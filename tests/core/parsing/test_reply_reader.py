@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from pippin.core.engine.output_processor import OutputProcessor
 from pippin.core.parsing.detect import make_parser
 from pippin.core.parsing.events import ContentDelta, ReasoningDelta
+from pippin.core.parsing.reply_reader import ReplyReader
 from pippin.core.request import FinishReason, PositionLogprobs, RawLogprobs
 from pippin.core.sampling_params import SamplingParams
 from pippin.core.text.tokenizer import Tokenizer
-from pippin.server.adapters.reply_reader import ReplyReader
 
 BYTES = Tokenizer(make_byte_tokenizer())
 SPECIAL = min(BYTES.special_ids - set(BYTES.eos_token_ids))

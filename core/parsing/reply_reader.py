@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from pippin.core.parsing.events import ReplyEvent, ToolCallEnd
-from pippin.core.parsing.output_parser import OutputParser, Piece
-from pippin.core.request import RequestOutput
-
+from ..request import RequestOutput
 from .content_logprobs import ContentLogprobs, ScoredEvent
+from .events import ReplyEvent, ToolCallEnd
+from .output_parser import OutputParser, Piece
 
 
 class ReplyReader:

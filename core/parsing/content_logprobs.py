@@ -13,9 +13,9 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TypeAlias
 
-from pippin.core.parsing.events import ContentDelta, ReplyEvent
-from pippin.core.parsing.output_parser import Piece
-from pippin.core.request import PositionLogprobs
+from ..request import PositionLogprobs
+from .events import ContentDelta, ReplyEvent
+from .output_parser import Piece
 
 ScoredEvent: TypeAlias = tuple[ReplyEvent, Sequence[PositionLogprobs]]
 
