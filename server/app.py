@@ -46,16 +46,19 @@ from .routes.openai_responses import (
     refuse_compaction,
     show_response,
 )
-from .routes.requests import cancel_request
+from .routes.requests import cancel_request, list_requests
+from .routes.status_page import show_status_page
 from .routes.templates import apply_template, show_props
 from .routes.tokens import detokenize, tokenize
 from .service import Service
 
 ROUTES = (
+    Route("/", show_status_page),
     Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
     Route("/v1/completions", create_completion, methods=["POST"]),
     Route("/v1/messages", create_message, methods=["POST"]),
     Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
+    Route("/v1/requests", list_requests),
     Route("/v1/requests/{request_id}/cancel", cancel_request, methods=["POST"]),
     Route("/v1/responses", create_response, methods=["POST"]),
     Route("/v1/responses/input_tokens", count_input_tokens, methods=["POST"]),

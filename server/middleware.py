@@ -95,7 +95,10 @@ class AccessLogMiddleware:
             template = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self.metrics.observe_http(template, method, status, seconds)
-            logger.info(
+            # What is asked again and again, and answered as ever, would bury the rest.
+            is_routine = template in _POLLED and status < 400
+            logger.log(
+                logging.DEBUG if is_routine else logging.INFO,
                 "http_request method=%s path=%s status=%d duration_ms=%.1f request_id=%s",
                 method,
                 scope["path"].encode("unicode_escape").decode(),
@@ -105,6 +108,7 @@ class AccessLogMiddleware:
             )
 
 
+_POLLED = frozenset({"/health", "/metrics", "/v1/requests"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -140,8 +144,9 @@ class DrainMiddleware:
         if scope["type"] != "http" or not does_work(scope["path"]):
             await self.app(scope, receive, send)
             return
-        # To cancel is the one thing that brings the end nearer.
-        if self.drain.is_draining and not scope["path"].endswith("/cancel"):
+        # To see what still runs takes no engine time, and to cancel it brings the end nearer.
+        is_harmless = scope["path"] == "/v1/requests" or scope["path"].endswith("/cancel")
+        if self.drain.is_draining and not is_harmless:
             await _refuse(DrainingError(), scope, receive, send)
             return
         with self.drain.running():

@@ -22,6 +22,7 @@ from .routes import anthropic_messages, ollama, openai_conversations, openai_res
 from .routes.health import show_metrics
 from .routes.openai_chat import create_chat_completion
 from .routes.openai_completions import create_completion
+from .routes.status_page import show_status_page
 from .routes.templates import ApplyTemplateRequest, apply_template
 from .schemas.anthropic_messages import CountTokensRequest, MessagesRequest
 from .schemas.ollama import (
@@ -64,6 +65,7 @@ _PAGE = {
     "order": {"enum": ["asc", "desc"]},
 }
 _JSON = "application/json"
+_NOT_JSON = {show_metrics: "text/plain", show_status_page: "text/html"}
 _OPENAI, _ANTHROPIC, _OLLAMA = "OpenAIError", "AnthropicError", "OllamaError"
 
 
@@ -108,7 +110,7 @@ def describe(routes: Iterable[BaseRoute], *, version: str) -> dict[str, Any]:
 def _operation(route: Route) -> dict[str, Any]:
     model = _BODIES.get(route.endpoint)
     is_ollama = route.path.startswith("/api/")
-    answers: dict[str, Any] = {"text/plain" if route.endpoint is show_metrics else _JSON: {}}
+    answers: dict[str, Any] = {_NOT_JSON.get(route.endpoint, _JSON): {}}
     if model is not None and "stream" in model.model_fields:
         answers["application/x-ndjson" if is_ollama else "text/event-stream"] = {}
     is_anthropic = speaks_anthropic({"path": route.path, "headers": []})

@@ -19,11 +19,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from pippin.core.engine.client import Generation
-from pippin.core.errors import GenerationError, InvalidRequestError, PippinError
-from pippin.core.request import FinishReason, RequestOutput
+from pippin.core.errors import PippinError
+from pippin.core.request import RequestOutput
 
 from .errors import CLIENT_GONE_STATUS, HttpError, to_http_error
 from .merge import merge_outputs
+from .running import RunningReply
 from .service import Service
 from .sse import encode_event
 
@@ -73,7 +74,7 @@ async def answer_at_once(
     collector: ReplyCollector,
     service: Service,
     *,
-    reply_id: str | None = None,
+    reply_id: str,
 ) -> Response:
     """Wait for the whole answer.
 
@@ -87,25 +88,25 @@ async def answer_at_once(
     """
     endpoint = request.url.path
     outcome = "failed"
-    collecting = asyncio.ensure_future(_collect(generations, collector))
-    leaving = asyncio.ensure_future(_wait_until_gone(request))
-    try:
-        with service.running.track(reply_id, generations) as running:
+    with service.running.track(reply_id, endpoint, generations) as running:
+        collecting = asyncio.ensure_future(_collect(generations, collector, running))
+        leaving = asyncio.ensure_future(_wait_until_gone(request))
+        try:
             await asyncio.wait((collecting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        running.check()
-        if not collecting.done():
-            outcome = "client_gone"
-            return Response(status_code=CLIENT_GONE_STATUS)
-        collecting.result()
-        reply = collector.reply()
-        outcome = "completed"
-        return JSONResponse(reply)
-    finally:
-        collecting.cancel()
-        leaving.cancel()
-        for generation in generations:
-            generation.abort()
-        service.metrics.observe_request(endpoint, outcome)
+            running.check()
+            if not collecting.done():
+                outcome = "client_gone"
+                return Response(status_code=CLIENT_GONE_STATUS)
+            collecting.result()
+            reply = collector.reply()
+            outcome = "completed"
+            return JSONResponse(reply)
+        finally:
+            collecting.cancel()
+            leaving.cancel()
+            for generation in generations:
+                generation.abort()
+            service.metrics.observe_request(endpoint, outcome)
 
 
 class GenerationStream(EventSourceResponse):
@@ -124,15 +125,15 @@ class GenerationStream(EventSourceResponse):
         writer: ChunkWriter,
         service: Service,
         *,
-        reply_id: str | None = None,
+        reply_id: str,
         style: StreamStyle = OPENAI_STREAM,
     ) -> None:
         self._style = style
         self._generations = generations
-        self._tracked = service.running.track(reply_id, generations)
+        self._endpoint = request.url.path
+        self._tracked = service.running.track(reply_id, self._endpoint, generations)
         self._writer = writer
         self._metrics = service.metrics
-        self._endpoint = request.url.path
         self._request_id: str = request.state.request_id
         self._outcome = "client_gone"
         super().__init__(
@@ -165,9 +166,10 @@ class GenerationStream(EventSourceResponse):
                     failure = None
                     frames = []
                     for output in outputs:
-                        failure = _failure_of(output)
+                        failure = output.failure
                         if failure is not None:
                             break
+                        self._running.observe(prompt_index, output)
                         frames.append(write(prompt_index, output))
                     data = b"".join(frames)
                     if data:
@@ -189,13 +191,16 @@ class GenerationStream(EventSourceResponse):
             yield self._style.encode_error(to_http_error(error))
 
 
-async def _collect(generations: Sequence[Generation], collector: ReplyCollector) -> None:
+async def _collect(
+    generations: Sequence[Generation], collector: ReplyCollector, running: RunningReply
+) -> None:
     async with aclosing(merge_outputs(generations)) as arrivals:
         async for prompt_index, outputs in arrivals:
             for output in outputs:
-                failure = _failure_of(output)
+                failure = output.failure
                 if failure is not None:
                     raise failure
+                running.observe(prompt_index, output)
                 collector.feed(prompt_index, output)
 
 
@@ -203,13 +208,3 @@ async def _wait_until_gone(request: Request) -> None:
     # The body has been read, so that a disconnect is the only message that can still come.
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _failure_of(output: RequestOutput) -> PippinError | None:
-    if output.finish_reason is FinishReason.ERROR:
-        if output.is_callers_fault:
-            return InvalidRequestError(f"A rule for the answer cannot be followed: {output.error}")
-        return GenerationError(output.error or "The engine failed on this request.")
-    if output.finish_reason is FinishReason.ABORT:
-        return GenerationError("The generation was aborted.")
-    return None

@@ -17,7 +17,7 @@ from ..service import service_of
 async def show_health(request: Request) -> Response:
     """200 if new requests are welcome, 503 if the engine is dead or the server drains."""
     service = service_of(request)
-    stats = service.engine.stats()
+    card, stats = service.engine.model_card, service.engine.stats()
     if not service.engine.is_healthy():
         status = "unhealthy"
     elif service.drain.is_draining:
@@ -27,8 +27,11 @@ async def show_health(request: Request) -> Response:
     num_idle = stats.num_free_blocks + stats.num_evictable_blocks
     body = {
         "status": status,
-        "model": service.engine.model_card.model_id,
-        "details": {**service.engine.model_card.details, **stats.details},
+        "version": service.version,
+        "model": card.model_id,
+        "aliases": [*card.aliases, *service.config.aliases],
+        "max_model_len": card.max_model_len,
+        "details": {**card.details, **stats.details},
         "running": stats.num_running,
         "waiting": stats.num_waiting,
         "kv_cache": {

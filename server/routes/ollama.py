@@ -132,8 +132,10 @@ async def _answer(request: Request, wire: OllamaRequest, prompt: Prompt | None) 
         )
     reply = OllamaReply(wire.model, generation, begun_ns=begun_ns, is_chat=is_chat)
     if wire.stream is False:
-        return await answer_at_once(request, [generation], reply, service)
-    return GenerationStream(request, [generation], reply, service, style=_STREAM)
+        return await answer_at_once(request, [generation], reply, service, reply_id=head.reply_id)
+    return GenerationStream(
+        request, [generation], reply, service, reply_id=head.reply_id, style=_STREAM
+    )
 
 
 def _answer_nothing(wire: OllamaRequest, *, is_chat: bool) -> Response:

@@ -1,4 +1,4 @@
-"""``POST /v1/requests/{id}/cancel``: an extension."""
+"""``GET /v1/requests`` and ``POST /v1/requests/{id}/cancel``: extensions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from starlette.responses import JSONResponse, Response
 
 from ..errors import RequestNotFoundError
 from ..service import service_of
+
+
+async def list_requests(request: Request) -> Response:
+    """What is being answered, oldest first, of all callers: sizes and speeds, no text."""
+    data = [reply.progress() for reply in service_of(request).running]
+    return JSONResponse({"object": "list", "data": data})
 
 
 async def cancel_request(request: Request) -> Response:

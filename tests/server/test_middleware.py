@@ -47,6 +47,22 @@ def test_one_line_per_request(make_client: MakeClient, caplog: pytest.LogCapture
     assert "\n" not in lines[1]
 
 
+def test_what_is_polled_leaves_a_line_only_if_it_fails(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pippin.server.middleware")
+    engine = FakeEngine()
+    client = make_client(engine)
+
+    for path in ("/health", "/metrics", "/v1/requests"):
+        assert client.get(path).status_code == 200
+    assert not caplog.records
+
+    engine.healthy = False
+    client.get("/health")
+    assert "path=/health status=503" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

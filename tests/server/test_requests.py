@@ -1,8 +1,9 @@
-"""Cancelling by the id that the client saw, over real sockets."""
+"""Seeing what runs, and cancelling it by the id that the client saw, over real sockets."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -22,6 +23,13 @@ BODIES: dict[str, dict[str, object]] = {
 
 def cancel(url: str, reply_id: str) -> httpx.Response:
     return httpx.post(f"{url}/v1/requests/{reply_id}/cancel")
+
+
+def listed(url: str) -> list[dict[str, Any]]:
+    page = httpx.get(f"{url}/v1/requests").json()
+    assert page["object"] == "list"
+    data: list[dict[str, Any]] = page["data"]
+    return data
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -88,18 +96,63 @@ def test_only_the_one_is_cancelled() -> None:
         assert b"[DONE]" not in read_to_end(leaving)
 
 
-def test_what_holds_up_a_drain_can_be_cancelled() -> None:
+def test_what_holds_up_a_drain_is_seen_and_can_be_cancelled() -> None:
     engine = FakeEngine((Hold(), "b"))
     path = "/v1/chat/completions"
     with serve(engine) as server, posted(server.port, path, BODIES[path]):
         assert engine.holding.wait(TIMEOUT_S)
         server.begin_drain()
 
-        answer = cancel(server.url, engine.submissions[0].request_id)
+        (shown,) = listed(server.url)
+        answer = cancel(server.url, shown["id"])
         engine.release()
 
         assert answer.status_code == 200
         server.wait_idle()
+
+
+@pytest.mark.parametrize("path", [*BODIES, "/api/chat"])
+def test_what_runs_is_listed(path: str) -> None:
+    engine = FakeEngine(("a", "b", "c", Hold()))
+    engine.num_cached_tokens = 2
+    body = BODIES.get(path, {"model": "tiny", "messages": HI})
+    with serve(engine) as server:
+        with posted(server.port, path, body):
+            assert engine.holding.wait(TIMEOUT_S)
+            (shown,) = listed(server.url)
+            engine.release()
+        server.wait_idle()
+        left = listed(server.url)
+
+    assert left == []
+    num_prompts = len(engine.submissions)
+    num_answers = num_prompts * engine.submissions[0].num_sequences
+    assert shown["endpoint"] == path
+    assert engine.submissions[0].request_id.startswith(shown["id"])
+    assert shown["state"] == "answering"
+    assert shown["prompt_tokens"] == sum(
+        len(it.generation.prompt_token_ids) for it in engine.submissions
+    )
+    assert shown["cached_tokens"] == 2 * num_prompts
+    assert shown["output_tokens"] == 3 * num_answers
+    assert 0 <= shown["ttft_s"] <= shown["age_s"]
+    assert shown["output_tokens_per_s"] > 0
+
+
+def test_what_has_no_token_yet_is_listed_as_such() -> None:
+    engine = FakeEngine((Hold(),))
+    path = "/v1/chat/completions"
+    with serve(engine) as server, posted(server.port, path, BODIES[path]):
+        assert engine.holding.wait(TIMEOUT_S)
+        (shown,) = listed(server.url)
+        engine.release()
+
+    assert (shown["state"], shown["output_tokens"]) == ("starting", 0)
+    assert shown["cached_tokens"] is shown["ttft_s"] is shown["output_tokens_per_s"] is None
+
+
+def test_the_list_needs_a_key(make_client: MakeClient) -> None:
+    assert make_client(api_keys=("one",)).get("/v1/requests").status_code == 401
 
 
 def test_a_chat_can_be_rendered_without_an_answer(make_client: MakeClient) -> None:

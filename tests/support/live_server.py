@@ -14,6 +14,7 @@ from pippin.core.engine.client import EngineClient
 from pippin.server.app import create_app
 from pippin.server.config import ServerConfig
 from pippin.server.drain import Drain
+from pippin.server.metrics import Metrics
 from pippin.server.run import DrainingServer
 
 TIMEOUT_S = 20
@@ -51,7 +52,9 @@ class LiveServer:
 
 
 @contextmanager
-def serve(engine: EngineClient, config: ServerConfig | None = None) -> Iterator[LiveServer]:
+def serve(
+    engine: EngineClient, config: ServerConfig | None = None, *, metrics: Metrics | None = None
+) -> Iterator[LiveServer]:
     """Run a server for as long as the block lasts, whatever still runs in it."""
     config = config or ServerConfig(port=0)
     started = threading.Event()
@@ -62,7 +65,7 @@ def serve(engine: EngineClient, config: ServerConfig | None = None) -> Iterator[
         started.set()
 
     drain = Drain()
-    app = create_app(engine, config, drain=drain)
+    app = create_app(engine, config, metrics=metrics, drain=drain)
     server = DrainingServer(app, config, drain, on_started=on_started)
     thread = threading.Thread(target=server.run_until_drained)
     thread.start()
