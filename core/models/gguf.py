@@ -15,7 +15,7 @@ from typing import Any
 
 from ..backend import mx
 from ..errors import ModelLoadError
-from .cache_folder import cache_folder, publish_folder
+from .cache_folder import models_folder, publish_folder
 from .gguf_config import architecture_of, make_config, token_ids
 from .gguf_header import GgufHeader, read_gguf_header
 from .gguf_tokenizer import write_tokenizer
@@ -56,7 +56,7 @@ def convert_gguf(path: Path, progress: Progress) -> Path:
     status = path.stat()
     key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{_CONVERTER_VERSION}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    target = cache_folder() / "models" / f"{path.stem}-{digest}"
+    target = models_folder() / f"{path.stem}-{digest}"
 
     def build(folder: Path) -> None:
         progress.start("convert", f"converting {path.name}", total_bytes=header.num_bytes)

@@ -91,11 +91,17 @@ def load_model(source: str, *, progress: Progress) -> LoadedModel:
         ModelLoadError: It is there but cannot be used.
     """
     resolved = resolve_source(source)
-    folder = _local_folder(resolved, progress)
+    folder = local_folder(resolved, progress)
     return load_folder(folder, model_id=resolved.model_id, progress=progress)
 
 
-def _local_folder(source: ModelSource, progress: Progress) -> Path:
+def local_folder(source: ModelSource, progress: Progress) -> Path:
+    """The folder of a model, fetched or converted if need be.
+
+    Raises:
+        DownloadError: It could not be fetched.
+        ModelLoadError: A GGUF file cannot be converted.
+    """
     if source.kind is SourceKind.DEMO:
         return fetch_demo(progress)
     if source.kind is SourceKind.HUB:
@@ -119,7 +125,7 @@ def load_folder(folder: Path, *, model_id: str, progress: Progress) -> LoadedMod
     file_bytes = sum(path.stat().st_size for path in weight_files)
     progress.start("load", f"loading {model_id}", total_bytes=file_bytes)
     try:
-        model, config = _load_lazily(folder)
+        model, config = load_lazily(folder, model_id=model_id)
         quantization = _quantization_name(config)
         if device_kind() == "cpu" and _widen(model):
             quantization = None
@@ -155,20 +161,37 @@ def load_folder(folder: Path, *, model_id: str, progress: Progress) -> LoadedMod
     )
 
 
-def _load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
+def load_lazily(folder: Path, *, model_id: str) -> tuple[Any, dict[str, Any]]:
+    """mlx-lm's model and the settings as it understood them; no weight is read yet.
+
+    Raises:
+        ModelLoadError: The folder is incomplete, mlx-lm does not know the model type, or not with
+            these weights.
+    """
+    read_config(folder)
+    find_weight_files(folder)
+    check_tokenizer_files(folder)
     # Half a second of imports, through transformers; nothing before this line needs them.
     from mlx_lm.utils import load_model as load_mlx_lm_model
 
     try:
         return load_mlx_lm_model(folder, lazy=True)
-    except ValueError as error:
-        if "not supported" not in str(error):
-            raise
+    # Foreign code on foreign files raises anything from KeyError to RuntimeError.
+    except Exception as error:
+        if not isinstance(error, ValueError) or "not supported" not in str(error):
+            raise ModelLoadError(f"{model_id} cannot be loaded: {_one_line(error)}") from error
         config = read_config(folder)
         kind = "vision model type" if "vision_config" in config else "model type"
         raise ModelLoadError(
             f"{kind} '{config['model_type']}' is not one that mlx-lm can run as a text model"
         ) from error
+
+
+def prepare_weights(model: Any, progress: Progress) -> None:
+    """Evaluate weights that were loaded lazily, on a CPU as float32."""
+    if device_kind() == "cpu":
+        _widen(model)
+    _evaluate(model, progress)
 
 
 def _load_tokenizer(folder: Path, config: dict[str, Any]) -> tuple[Any, set[int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypeAlias
 
-Stage: TypeAlias = Literal["download", "convert", "load", "warm-up"]
+Stage: TypeAlias = Literal["download", "verify", "convert", "load", "warm-up"]
 
 
 class Progress(Protocol):

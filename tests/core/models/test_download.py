@@ -8,97 +8,30 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fake_hub import CLOSED, FakeHub, serve_hub
 
 from pippin.core.models.download import hub_is_reachable
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     "config.json": b'{"model_type": "llama"}',
     "model.safetensors": b"w" * 300_000,
+    "README.md": b"---\nlicense: mit\n---\n",
     "modeling_evil.py": b"raise SystemExit",
     "onnx/config.json": b"{}",
     "pytorch_model.bin": b"x" * 10,
 }
 
 
-@dataclass
-class Hub:
-    """What the server does, and what it was asked for."""
-
-    url: str = ""
-    error: tuple[int, str] | None = None
-    asked: list[str] = field(default_factory=list)
-
-
-class HubHandler(BaseHTTPRequestHandler):
-    """Answers for one repository of one commit; `Hub` is set on a subclass."""
-
-    hub: Hub
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.wfile.write(self.answer())
-
-    def answer(self) -> bytes:
-        path = self.path.partition("?")[0]
-        self.hub.asked.append(path)
-        if self.hub.error is not None and path != "/":
-            status, code = self.hub.error
-            return self.send_head(status, b"", {"X-Error-Code": code})
-        if path.endswith("/revision/main"):
-            return self.send_head(200, as_json({"id": "org/name", "sha": COMMIT, "siblings": []}))
-        if "/tree/" in path:
-            listing = [
-                {"type": "file", "oid": name, "size": len(data), "path": name}
-                for name, data in FILES.items()
-            ]
-            return self.send_head(200, as_json(listing))
-        if "/resolve/" in path:
-            name = path.split(f"/resolve/{COMMIT}/")[1]
-            return self.send_head(200, FILES[name], {"ETag": f'"{name.replace("/", "-")}"'})
-        return self.send_head(200, b"")
-
-    def send_head(
-        self, status: int, content: bytes, headers: dict[str, str] | None = None
-    ) -> bytes:
-        self.send_response(status)
-        for key, value in (headers or {}).items():
-            self.send_header(key, value)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        return content
-
-
-def as_json(content: object) -> bytes:
-    return json.dumps(content).encode()
-
-
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    state = Hub()
-    handler = type("Handler", (HubHandler,), {"hub": state})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02))
-    thread.start()
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def hub() -> Iterator[FakeHub]:
+    with serve_hub(FILES) as running:
+        yield running
 
 
 SCRIPT = """
@@ -154,19 +87,16 @@ class Fetcher:
         return content
 
 
-CLOSED = "http://127.0.0.1:9"
-
-
-def test_only_model_files_are_fetched_and_counted(hub: Hub, fetch: Fetcher) -> None:
+def test_only_model_files_are_fetched_and_counted(hub: FakeHub, fetch: Fetcher) -> None:
     result = fetch(hub.url)
-    assert result["files"] == ["config.json", "model.safetensors"]
+    assert result["files"] == ["README.md", "config.json", "model.safetensors"]
     done = result["done"]
     assert isinstance(done, list)
     assert done == sorted(done)
     assert done[-1] == len(FILES["config.json"]) + len(FILES["model.safetensors"])
 
 
-def test_what_is_in_the_cache_needs_no_network(hub: Hub, fetch: Fetcher) -> None:
+def test_what_is_in_the_cache_needs_no_network(hub: FakeHub, fetch: Fetcher) -> None:
     first = fetch(hub.url)["files"]
     hub.asked.clear()
     assert fetch(CLOSED)["files"] == first
@@ -194,7 +124,7 @@ def test_offline_mode_is_named_as_the_reason(fetch: Fetcher) -> None:
     ],
 )
 def test_the_hubs_refusals_say_what_to_do(
-    hub: Hub, fetch: Fetcher, error: tuple[int, str], said: str
+    hub: FakeHub, fetch: Fetcher, error: tuple[int, str], said: str
 ) -> None:
     hub.error = error
     message = str(fetch(hub.url)["error"])

@@ -9,6 +9,8 @@ import pytest
 
 from pippin.core.backend import mx
 from pippin.core.errors import ModelLoadError
+from pippin.core.models.convert import convert_model
+from pippin.core.models.convert_options import ConvertOptions, WeightDtype
 from pippin.core.models.gguf import convert_gguf, restore_rotary_rows
 from pippin.core.models.loader import load_folder
 from pippin.core.models.progress import NullProgress
@@ -157,6 +159,18 @@ def test_a_second_conversion_is_the_first_ones_folder(tmp_path: Path) -> None:
     assert convert_gguf(path, NullProgress()) == first
     write_gguf(path, "llama", make_weights("llama", tied=False))
     assert convert_gguf(path, NullProgress()) != first
+
+
+def test_convert_makes_a_model_with_a_name_of_it(tmp_path: Path, private_cache: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, "llama", make_weights("llama", tied=True))
+    made = convert_model(str(path), ConvertOptions(dtype=WeightDtype.FLOAT32), NullProgress())
+    folder = private_cache / "models" / "tiny-float32"
+    assert made.folder == folder
+    assert [p.name for p in folder.parent.iterdir() if p != folder] == [".tiny-float32.lock"]
+    assert not [p for p in folder.iterdir() if p.is_dir()]
+    loaded = load_folder(folder, model_id="tiny", progress=NullProgress())
+    assert loaded.num_parameters
 
 
 def test_an_interrupted_conversion_leaves_nothing(
