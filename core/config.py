@@ -100,6 +100,7 @@ class Speculation(enum.StrEnum):
     OFF = "off"
     NGRAM = "ngram"
     DRAFT = "draft"
+    MTP = "mtp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,8 @@ class EngineConfig:
             limit, cut down to what the KV cache can hold.
         speculation: Who guesses tokens ahead.
         draft_tokens: Most tokens that are guessed for one sequence at a time.
-        draft_model: Source of the model that guesses, for `Speculation.DRAFT` and only there.
+        draft_model: Source of what guesses, for `Speculation.DRAFT`, and for `Speculation.MTP` if
+            that is not among the model's own tensors.
         tool_call_parser: Dialect of tool calls; ``None`` for what the chat template tells, ``off``
             for none.
         reasoning_parser: The same of reasoning.
@@ -135,7 +137,9 @@ class EngineConfig:
             )
         if self.speculation is Speculation.DRAFT and self.draft_model is None:
             raise ConfigError("speculation 'draft' needs a draft-model")
-        if self.speculation is not Speculation.DRAFT and self.draft_model is not None:
+        takes_model = self.speculation in (Speculation.DRAFT, Speculation.MTP)
+        if not takes_model and self.draft_model is not None:
             raise ConfigError(
-                f"draft-model goes with speculation 'draft', not '{self.speculation.value}'"
+                "draft-model goes with speculation 'draft' or 'mtp', "
+                f"not '{self.speculation.value}'"
             )

@@ -134,6 +134,13 @@ class Checkpoints:
             del mine.planned[0]
             self._retract(mine.announced.pop(0))
 
+    def withdraw(self, mine: SequenceCheckpoints, num_blocks: int) -> None:
+        """Free the ids of states behind so many blocks."""
+        for held in [held for held in mine.held if held > num_blocks]:
+            self.pool.release([mine.held.pop(held)])
+            if held == mine.rolling:
+                mine.rolling = None
+
     def release(self, mine: SequenceCheckpoints) -> None:
         """The sequence is gone. What was published stays findable."""
         self.pool.release(mine.held.values())

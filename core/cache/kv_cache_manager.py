@@ -217,6 +217,11 @@ class KVCacheManager:
             return None
         return self.checkpoints.reserve(cache.checkpoints, num_blocks, rolls=rolls)
 
+    def withdraw_states(self, cache: SequenceCache, num_tokens: int) -> None:
+        """Do not publish states that were saved behind so many tokens: they are not the text's."""
+        if self.checkpoints is not None:
+            self.checkpoints.withdraw(cache.checkpoints, num_tokens // self.block_size)
+
     def next_stop(self, cache: SequenceCache, num_tokens: int) -> int | None:
         """The position, behind so many tokens, at which a chunk has to end for a state's sake."""
         blocks = (end * self.block_size for end in cache.checkpoints.planned)

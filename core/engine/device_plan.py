@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 # Rows of a compiled step. Between these, rows are added: a graph for every number would be too
 # many, and quantised kernels take rows by eights.
 _ROW_BUCKETS = (1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Of runs in compiled ragged passes: drafts grow by doubling.
+_RUN_LENGTHS = (2, 3, 5, 9, 16)
 # On the CPU, where a probe of many tokens takes long and no kernel depends on it.
 _CPU_PROBE_BLOCK_SIZE = 8
 
@@ -62,6 +64,15 @@ class DevicePlan:
         bucket = next((size for size in _ROW_BUCKETS if size >= num_rows), num_rows)
         return max(bucket, self.linear.rows_to_run(num_rows))
 
+    def ragged_bucket(self, num_runs: int, length: int) -> tuple[int, int]:
+        """How many runs, and how long ones, a ragged pass is filled up to."""
+        if not self.model.is_compiled:
+            return num_runs, length
+        if num_runs == 1:
+            return 1, self.row_bucket(length)
+        padded = next((size for size in _RUN_LENGTHS if size >= length), length)
+        return self.row_bucket(num_runs), padded
+
     def describe_attention(self) -> str:
         """One line for people."""
         attention = self.model.attention
@@ -69,9 +80,16 @@ class DevicePlan:
 
 
 def plan_for_device(
-    loaded: LoadedModel, *, block_size: int, kv_bits: KVBits | None = None
+    loaded: LoadedModel,
+    *,
+    block_size: int,
+    kv_bits: KVBits | None = None,
+    verifies: bool = False,
 ) -> DevicePlan:
     """Try a model: its layers' kinds, its linear layers, kernels, and the paged cache.
+
+    Args:
+        verifies: Whether it is going to verify guesses.
 
     Raises:
         ConfigError: The model's keys and values cannot have fewer bits.
@@ -90,21 +108,26 @@ def plan_for_device(
         logger.warning("the KV store is copied when it is written: %s", write_problem)
     write = write_store if write_problem is None else None
     for paged, in_place in _attempts(loaded, layout, _choose_attention(dtype), groups, write):
+        probe = partial(
+            find_paging_problem,
+            model,
+            paged,
+            dtype=dtype,
+            vocab=loaded.vocab_size,
+            block_size=_CPU_PROBE_BLOCK_SIZE if on_cpu else block_size,
+            write_in_place=in_place,
+        )
         for tried in layouts:
-            problem = find_paging_problem(
-                model,
-                paged,
-                tried,
-                dtype,
-                loaded.vocab_size,
-                block_size=_CPU_PROBE_BLOCK_SIZE if on_cpu else block_size,
-                write_in_place=in_place,
-            )
+            problem = probe(tried)
             if problem is not None:
                 break
         if problem is None or not layout.is_understood:
             break
         logger.debug("form=%s %s", paged.form.value, problem)
+    if problem is None and verifies and layout.recurrent and paged.form is not PassForm.ALONE:
+        ragged_problem = probe(layouts[-1], with_ragged=True)
+        paged.takes_ragged = ragged_problem is None
+        logger.debug("ragged passes: %s", ragged_problem or "yes")
     if problem is not None and kv_bits is not None:
         raise ConfigError(f"kv-bits {kv_bits} cannot be used with this model: {problem}")
     return DevicePlan(

@@ -34,11 +34,7 @@ class DraftPlan:
             raise ConfigError(f"{names}: their tokens differ")
         if plan.paging_problem is not None:
             raise ConfigError(f"{names}: the model is not paged, {plan.paging_problem}")
-        if plan.layout.recurrent:
-            raise ConfigError(
-                f"{names}: states of the model's recurrent layers cannot be taken back"
-            )
-        if plan.layout.groups[0].window is not None:
+        if not plan.layout.groups or plan.layout.groups[0].window is not None:
             raise ConfigError(f"{names}: the model keeps all of the past in no layer")
         self._draft = draft
         self._target = target

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from ..backend import mx
 from ..request import FinishReason, PositionLogprobs, RawLogprobs, Request, RequestOutput
-from ..runner.host_array import HostArray
-from ..runner.model_runner import MaskBuilder, ModelRunner
+from ..runner.model_runner import ModelRunner
 from ..runner.step_output import StepInFlight, StepOutput
 from ..text.tokenizer import Tokenizer
 from .disk_cache import DiskCache
-from .masking import build_masks
+from .masking import mask_builder
 from .output_processor import OutputProcessor, prompt_logprobs
-from .schedule import Schedule, ScheduledSequence
+from .schedule import Schedule
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .speculator import Speculator
@@ -52,6 +51,7 @@ class _UnderWay:
     Attributes:
         gap_s: See `StepStats`.
         is_speculative: Whether it was started after the one before it had been told.
+        is_new: Whether it was compiled first.
         output: What it drew, once it is read back.
         read_at: Monotonic seconds, when that was.
     """
@@ -61,6 +61,7 @@ class _UnderWay:
     started_at: float
     gap_s: float
     is_speculative: bool
+    is_new: bool
     output: StepOutput | None = None
     read_at: float = 0.0
 
@@ -219,6 +220,7 @@ class Engine:
     def _start(self, before: _UnderWay | None, *, speculates: bool) -> None:
         """Start the next step; the one before, if it is given, is not told yet."""
         drafts: dict[tuple[str, int], Seq[int]] = {}
+        num_traces = self._runner.num_traces
         if speculates and self._speculator is not None:
             drafts = self._speculator.propose(self.scheduler)
         schedule = self.scheduler.schedule(drafts)
@@ -229,8 +231,11 @@ class Engine:
             started_at = time.monotonic()
             gap_s = 0.0 if self._gap_since is None else started_at - self._gap_since
             self._gap_since = None
-            step = self._runner.execute(schedule, _mask_builder(schedule, before))
-            self._under_way = _UnderWay(schedule, step, started_at, gap_s, speculates)
+            step = self._runner.execute(
+                schedule, mask_builder(schedule, None if before is None else before.read)
+            )
+            is_new = self._runner.num_traces > num_traces
+            self._under_way = _UnderWay(schedule, step, started_at, gap_s, speculates, is_new)
 
     def _complete(self, step: _UnderWay) -> StepResult:
         schedule, drawn = step.schedule, step.read()
@@ -275,11 +280,14 @@ class Engine:
 
     def _learn(self, step: _UnderWay, num_tokens: int, seconds: float) -> None:
         schedule = step.schedule
-        num_rows = sum(item.num_rows for item in schedule.scheduled if not item.num_prefill)
+        num_rows = sum(item.stop - item.start for item in schedule.scheduled if item.decodes)
         self._costs.observe(num_rows, schedule.num_prefill_tokens, seconds)
         if self._speculator is not None:
             self._speculator.observe(
-                schedule, num_tokens, step.gap_s + seconds, is_speculative=step.is_speculative
+                schedule,
+                num_tokens,
+                None if step.is_new else step.gap_s + seconds,
+                is_speculative=step.is_speculative,
             )
 
     def _process(self, sequence: Sequence, raw: list[RawLogprobs] | None) -> RequestOutput:
@@ -375,16 +383,6 @@ class Engine:
                 sequence.queue_time_told = True
                 times.append(sequence.first_scheduled_at - sequence.request.arrival_at)
         return tuple(times)
-
-
-def _mask_builder(schedule: Schedule, before: _UnderWay | None) -> MaskBuilder | None:
-    if all(item.sequence.constraint is None for item in schedule.rows):
-        return None
-
-    def build(items: Seq[ScheduledSequence], vocab_size: int) -> HostArray:
-        return build_masks(items, vocab_size, {} if before is None else before.read().token_ids)
-
-    return build
 
 
 def _error_output(sequence: Sequence, reason: str) -> RequestOutput:

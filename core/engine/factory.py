@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from ..backend import device_kind, mx
 from ..cache.disk.record import Namespace
@@ -27,6 +28,7 @@ from .disk_cache import DiskCache
 from .draft_plan import DraftPlan
 from .draft_source import DraftSource, HostSource
 from .engine import Engine
+from .mtp_plan import MtpPlan
 from .read_costs import ReadCosts
 from .scheduler import Scheduler
 from .speculator import Speculator
@@ -36,10 +38,10 @@ from .warm_up import WarmUp, learn_costs
 logger = logging.getLogger(__name__)
 
 # Share of a GPU's memory that weights, cache and activations together may take.
-_GPU_SHARE = 0.85
+GPU_SHARE = 0.85
 # A CPU serves small models to few people; more would only be page-faulted in for nothing.
-_CPU_SHARE = 0.25
-_CPU_MOST_BYTES = 1024**3
+CPU_SHARE = 0.25
+CPU_MOST_BYTES = 1024**3
 _DEFAULT_MAX_MODEL_LEN = 32768
 # Of the memory that running sequences leave, for saved states of recurrent layers.
 _STATE_SHARE = 0.3
@@ -68,12 +70,17 @@ class BuiltEngine:
 
 
 def build_engine(
-    loaded: LoadedModel, config: EngineConfig, *, draft: LoadedModel | None = None
+    loaded: LoadedModel,
+    config: EngineConfig,
+    *,
+    draft: LoadedModel | None = None,
+    drafter: Any = None,
 ) -> BuiltEngine:
     """Make an engine. To be called on the thread that will run it.
 
     Args:
         draft: The model that guesses, for `Speculation.DRAFT`.
+        drafter: The head that guesses, for `Speculation.MTP`, see `load_drafter`.
 
     Raises:
         ConfigError: The KV cache cannot hold even one short sequence, or the draft model does not
@@ -82,10 +89,18 @@ def build_engine(
     tokenizer = Tokenizer(loaded.tokenizer, loaded.eos_token_ids)
     eos_token_ids = sorted(tokenizer.eos_token_ids)
     sampler = Sampler(eos_token_ids)
-    plan = plan_for_device(loaded, block_size=config.cache.block_size, kv_bits=config.cache.kv_bits)
+    plan = plan_for_device(
+        loaded,
+        block_size=config.cache.block_size,
+        kv_bits=config.cache.kv_bits,
+        verifies=config.speculation is not Speculation.OFF,
+    )
     layout, dtype, problem = plan.layout, plan.dtype, plan.paging_problem
     assert (draft is not None) == (config.speculation is Speculation.DRAFT)
-    draft_plan = None
+    assert (drafter is not None) == (config.speculation is Speculation.MTP)
+    draft_plan = mtp_plan = None
+    if drafter is not None:
+        mtp_plan = MtpPlan(drafter, loaded, plan, block_size=config.cache.block_size)
     if draft is not None:
         draft_plan = DraftPlan(draft, loaded, plan, block_size=config.cache.block_size)
     draft_source: DraftSource = HostSource("ngram", NgramProposer)
@@ -101,7 +116,8 @@ def build_engine(
         manager = KVCacheManager((), (), block_size=config.cache.block_size)
         runner = SequentialRunner(loaded.model, sampler)
     else:
-        shared = layout if draft_plan is None else draft_plan.shared_layout
+        guesser = draft_plan or mtp_plan
+        shared = layout if guesser is None else guesser.shared_layout
         counts, num_states = _share_memory(plan, shared, config, max_model_len)
         manager = KVCacheManager(
             layout.groups,
@@ -117,7 +133,17 @@ def build_engine(
             dtype=dtype,
             write_in_place=plan.write_in_place,
         )
-        runner = PagedRunner(plan.model, sampler, store, row_bucket=plan.row_bucket)
+        mtp = None
+        if mtp_plan is not None:
+            draft_source = mtp = mtp_plan.make_runner(counts[0], eos_token_ids)
+        runner = PagedRunner(
+            plan.model,
+            sampler,
+            store,
+            row_bucket=plan.row_bucket,
+            ragged_bucket=plan.ragged_bucket,
+            mtp=mtp,
+        )
         if plan.model.is_compiled:
             learn_costs(
                 WarmUp(plan.model, store),
@@ -145,11 +171,6 @@ def build_engine(
         disk=disk,
     )
     speculator = None
-    if config.speculation is not Speculation.OFF and layout.recurrent and problem is None:
-        raise ConfigError(
-            "speculation cannot be used with this model: states of its recurrent layers cannot be "
-            "taken back"
-        )
     if config.speculation is not Speculation.OFF and problem is None:
         speculator = Speculator(draft_source, max_tokens=config.draft_tokens)
     return BuiltEngine(
@@ -267,7 +288,7 @@ def _measure_budget(plan: DevicePlan, scheduler: SchedulerConfig, block_size: in
     """Bytes left for keys and values beside the weights and the largest step's activations."""
     if device_kind() == "cpu":
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return min(int(available * _CPU_SHARE), _CPU_MOST_BYTES)
+        return min(int(available * CPU_SHARE), CPU_MOST_BYTES)
     empty = [0] * len(plan.layout.groups)
     store = KVStore(
         plan.layout,
@@ -279,7 +300,7 @@ def _measure_budget(plan: DevicePlan, scheduler: SchedulerConfig, block_size: in
     activations = WarmUp(plan.model, store).chunk_bytes(scheduler.prefill_chunk)
     del store
     mx.clear_cache()
-    limit, used = int(_memory_limit() * _GPU_SHARE), int(mx.get_active_memory())
+    limit, used = int(memory_limit() * GPU_SHARE), int(mx.get_active_memory())
     budget = limit - used - activations
     logger.debug(
         "memory model: limit=%d weights=%d activations=%d kv=%d", limit, used, activations, budget
@@ -287,7 +308,8 @@ def _measure_budget(plan: DevicePlan, scheduler: SchedulerConfig, block_size: in
     return max(budget, 0)
 
 
-def _memory_limit() -> int:
+def memory_limit() -> int:
+    """Bytes that the device can use in all."""
     info = mx.device_info()
     for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
         if name in info:

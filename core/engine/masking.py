@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..constraints.constraint import Constraint, MaskRow
 from ..errors import PippinError
-from .schedule import ScheduledSequence
+from .schedule import Schedule, ScheduledSequence
 from .sequence import Sequence
 
+if TYPE_CHECKING:
+    from ..runner.host_array import HostArray
+    from ..runner.model_runner import MaskBuilder
+    from ..runner.step_output import StepOutput
+
 _ALL = 0xFFFFFFFF
+
+
+def mask_builder(
+    schedule: Schedule, read_before: Callable[[], StepOutput] | None
+) -> MaskBuilder | None:
+    """What builds a step's masks; ``None`` if none of its sequences is constrained.
+
+    Args:
+        read_before: Waits for the step before, if that is not told yet.
+    """
+    if all(item.sequence.constraint is None for item in schedule.rows):
+        return None
+
+    def build(items: Seq[ScheduledSequence], vocab_size: int) -> HostArray:
+        drawn = {} if read_before is None else read_before().token_ids
+        return build_masks(items, vocab_size, drawn)
+
+    return build
 
 
 def build_masks(

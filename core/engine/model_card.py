@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..backend import blas_name, device_kind
 from ..config import EngineConfig, Speculation
 from ..models.loader import LoadedModel, load_model
+from ..models.mtp_head import load_drafter
 from ..models.progress import Progress
 from .client import ModelCard
 from .engine import Engine
@@ -35,9 +36,13 @@ def load_engine(
     """
     check_parser_names(config.tool_call_parser, config.reasoning_parser)
     loaded = load_model(source, progress=progress)
-    draft = load_model(config.draft_model, progress=progress) if config.draft_model else None
+    draft = drafter = None
+    if config.speculation is Speculation.MTP:
+        drafter = load_drafter(loaded, config.draft_model, progress=progress)
+    elif config.draft_model is not None:
+        draft = load_model(config.draft_model, progress=progress)
     progress.start("warm-up", "checking the paged cache")
-    built = build_engine(loaded, config, draft=draft)
+    built = build_engine(loaded, config, draft=draft, drafter=drafter)
     if built.paging_problem is not None:
         progress.note(f"one request at a time: {built.paging_problem}")
     progress.finish()

@@ -16,6 +16,7 @@ class ScheduledSequence:
         num_prefill: Known tokens ``[start, start + num_prefill)`` run as a chunk, no token drawn.
         samples: Whether position ``start + num_prefill`` runs, too, and draws a token.
         drafts: Guesses of what it draws and what follows; they run as well, and each draws a token.
+        replays: Whether these known tokens ran before, with wrong guesses behind them.
         resumes_from: Id of the saved state of recurrent layers that it goes on from.
         saves_as: Id to save their state by after this step.
     """
@@ -25,6 +26,7 @@ class ScheduledSequence:
     num_prefill: int
     samples: bool
     drafts: tuple[int, ...] = ()
+    replays: bool = False
     resumes_from: int | None = None
     saves_as: int | None = None
 
@@ -37,6 +39,11 @@ class ScheduledSequence:
     def num_rows(self) -> int:
         """Positions that draw a token."""
         return self.samples + len(self.drafts)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it goes on with its answer, and runs no chunk of a prompt."""
+        return self.samples and (self.replays or not self.num_prefill)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Schedule:
     @property
     def num_prefill_tokens(self) -> int:
         """Prompt tokens that run in chunks."""
-        return sum(item.num_prefill for item in self.scheduled)
+        return sum(item.num_prefill for item in self.scheduled if not item.replays)
 
     @property
     def rows(self) -> tuple[ScheduledSequence, ...]:

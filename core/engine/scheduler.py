@@ -130,8 +130,9 @@ class Scheduler:
         preempted: list[Sequence] = []
         chosen = self._schedule_decoding(drafts or {}, preempted)
         budget = self._prefill_budget(len(chosen))
-        chosen += self._continue_prefills(budget, preempted)
-        budget -= sum(item.num_prefill for item in chosen)
+        chunks = self._continue_prefills(budget, preempted)
+        budget -= sum(item.num_prefill for item in chunks)
+        chosen += chunks
         # A preemption means that there is too little memory already; admitting would thrash.
         if not preempted:
             chosen += self._admit(budget)
@@ -141,6 +142,7 @@ class Scheduler:
         now = self._clock()
         for item in chosen:
             item.sequence.num_computed_tokens = item.stop
+            item.sequence.num_replayed = 0
             item.sequence.num_pending += item.samples
             if item.sequence.first_scheduled_at is None:
                 item.sequence.first_scheduled_at = now
@@ -162,8 +164,8 @@ class Scheduler:
                 continue  # it ended while this step ran; its row is waste
             if item.samples:
                 drawn = token_ids[sequence.key]
-                if item.drafts:  # what follows the first wrong one was computed in vain
-                    sequence.num_computed_tokens = item.start + item.num_prefill + len(drawn)
+                if item.drafts:
+                    self._keep_right(item, item.start + item.num_prefill + len(drawn))
                 for token_id in drawn:
                     if not sequence.is_finished:
                         self._append(sequence, token_id)
@@ -177,16 +179,20 @@ class Scheduler:
 
     def num_draftable(self, sequence: Sequence) -> int:
         """How many tokens may be guessed for a sequence beside the one that it draws anyway."""
-        if sequence.status is not SequenceStatus.RUNNING or sequence.num_uncomputed_tokens != 1:
+        if sequence.status is not SequenceStatus.RUNNING or not sequence.is_decoding:
             return 0
         room = self._max_output(sequence) - sequence.num_output_tokens - 1
         # A sliding window has blocks for a chunk and no more.
-        return max(0, min(room, self.config.prefill_chunk - 1))
+        room = min(room, self.config.prefill_chunk - 1 - sequence.num_replayed)
+        if self.cache.checkpoints is not None:
+            # States are saved at the ends of blocks, and there is none but at the end of a run.
+            room = min(room, -sequence.num_tokens % self.cache.block_size)
+        return max(0, room)
 
     def reserve(self, sequence: Sequence, num_drafts: int) -> bool:
         """Hold slots for a sequence's next token and for guesses, if nobody has to give way."""
-        start = sequence.num_computed_tokens
-        return self.cache.try_grow(sequence.cache, start=start, stop=start + 1 + num_drafts)
+        start, stop = sequence.num_computed_tokens, sequence.num_tokens + num_drafts
+        return self.cache.try_grow(sequence.cache, start=start, stop=stop)
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence and free what it holds. Harmless when it has ended already."""
@@ -216,8 +222,9 @@ class Scheduler:
         for sequence in list(self._running):
             if sequence.status is not SequenceStatus.RUNNING:
                 continue  # preempted for an older one in this very turn
-            if sequence.num_uncomputed_tokens == 1 and self._may_sample(sequence):
-                item = ScheduledSequence(sequence, sequence.num_computed_tokens, 0, samples=True)
+            if sequence.is_decoding and self._may_sample(sequence):
+                start, count = sequence.num_computed_tokens, sequence.num_replayed
+                item = ScheduledSequence(sequence, start, count, samples=True, replays=count > 0)
                 draft = tuple(drafts.get(sequence.key, ()))
                 # Nobody is preempted for a guess.
                 if draft and self.cache.try_grow(
@@ -242,7 +249,7 @@ class Scheduler:
         for sequence in list(self._running):
             if budget <= 0:
                 break
-            if sequence.status is SequenceStatus.RUNNING and sequence.num_uncomputed_tokens > 1:
+            if sequence.status is SequenceStatus.RUNNING and not sequence.is_decoding:
                 item = self._chunk(sequence, budget)
                 if self._grow(item, preempted):
                     chosen.append(item)
@@ -331,6 +338,16 @@ class Scheduler:
         saves_as = self.cache.reserve_state(item.sequence.cache, item.stop, rolls=item.samples)
         return item if saves_as is None else replace(item, saves_as=saves_as)
 
+    def _keep_right(self, item: ScheduledSequence, stop: int) -> None:
+        """What follows the first wrong guess, at `stop`, was computed in vain."""
+        sequence = item.sequence
+        sequence.num_computed_tokens = stop
+        if stop < item.stop and self.cache.checkpoints is not None:
+            # A state is that behind all of them, so what is right runs again with what comes next.
+            self.cache.withdraw_states(sequence.cache, item.start)
+            sequence.num_replayed = stop - item.start
+            sequence.num_computed_tokens = item.start
+
     def _grow(self, item: ScheduledSequence, preempted: list[Sequence]) -> bool:
         """Give an item its blocks, at the cost of the youngest others; whether it has them."""
         while not self.cache.try_grow(item.sequence.cache, start=item.start, stop=item.stop):
@@ -348,6 +365,7 @@ class Scheduler:
         self._waiting.insert(0, sequence)
         sequence.status = SequenceStatus.WAITING
         sequence.num_computed_tokens = 0
+        sequence.num_replayed = 0
 
     def _publish(self, sequence: Sequence) -> None:
         known = min(sequence.num_computed_tokens, sequence.num_tokens)

@@ -47,6 +47,8 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.stop_token_id: int | None = None
         self.num_computed_tokens = 0
+        # Before the newest token: they ran, but the states behind them are not the sequence's.
+        self.num_replayed = 0
         self.num_pending = 0
         self.num_told_tokens = 0
         self.num_cached_tokens: int | None = None
@@ -87,8 +89,13 @@ class Sequence:
 
     @property
     def num_uncomputed_tokens(self) -> int:
-        """Tokens still to run; 1 while decoding."""
+        """Tokens still to run; while decoding 1, and those to be replayed."""
         return self.num_total_tokens - self.num_computed_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether all that is left to run is its newest token, and those to be replayed."""
+        return self.num_uncomputed_tokens == 1 + self.num_replayed
 
     @property
     def untold_token_ids(self) -> list[int]:

@@ -49,19 +49,21 @@ class Speculator:
         wanted = []
         for sequence in scheduler.running:
             room = scheduler.num_draftable(sequence) if _may_speculate(sequence) else 0
-            count = min(room, self._of(sequence).num_wanted) if room else 0
+            # What is replayed takes the place of guesses: no run is longer than the longest draft.
+            room = min(room, self._max_tokens - sequence.num_replayed)
+            count = min(room, self._of(sequence).num_wanted) if room > 0 else 0
             if count and scheduler.reserve(sequence, count):
                 wanted.append((sequence, count))
         return {key: draft for key, draft in self._guess(wanted).items() if draft}
 
     def observe(
-        self, schedule: Schedule, num_tokens: int, seconds: float, *, is_speculative: bool
+        self, schedule: Schedule, num_tokens: int, seconds: float | None, *, is_speculative: bool
     ) -> None:
         """Learn from a step that has been told.
 
         Args:
             num_tokens: Tokens that it drew.
-            seconds: From the end of the step before to its own.
+            seconds: From the end of the step before to its own; ``None`` if that is not typical.
             is_speculative: Whether it waited for the step before.
         """
         sequences = [item.sequence for item in schedule.rows]
@@ -69,7 +71,7 @@ class Speculator:
         if is_speculative:
             self.counts += sum((counts for counts in judged if counts), DraftCounts())
         is_behind = is_speculative and self._source.is_behind
-        if schedule.num_prefill_tokens or is_behind or not sequences:
+        if seconds is None or schedule.num_prefill_tokens or is_behind or not sequences:
             return  # how long it took says nothing about decoding
         step = DecodeStep(
             seconds=seconds,

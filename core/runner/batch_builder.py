@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from ..cache.block_table import BlockTable
 from ..cache.kv_layout import LayerGroup
 from .attention.row_attention import RowAttention
 from .forward_batch import ChunkPlan, ForwardBatch, GroupBatch, PassForm
+
+RaggedBucket: TypeAlias = Callable[[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,7 @@ class Run:
         source: Where the id of a run's only token is found in the tokens drawn by the step before,
             if the host does not know it; ``token_ids`` then holds anything.
         key: Whose states recurrent layers go on from.
+        is_speculative: Whether it has guesses at its end, or runs again because it had.
     """
 
     token_ids: Seq[int]
@@ -36,6 +39,7 @@ class Run:
     num_logits: int
     source: int | None = None
     key: Hashable = None
+    is_speculative: bool = False
 
 
 class BatchBuilder:
@@ -46,6 +50,8 @@ class BatchBuilder:
         row_bucket: How many rows a batch of rows alone is filled up to.
         longest_row_run: Runs of up to so many tokens are rows; longer ones are chunks.
         form: Whether rows and chunks share a pass.
+        ragged_bucket: From the number of runs and the longest one's tokens to what a ragged pass
+            is filled up to; ``None`` where passes must not be ragged.
     """
 
     def __init__(
@@ -57,8 +63,10 @@ class BatchBuilder:
         row_bucket: Callable[[int], int] = lambda count: count,
         longest_row_run: int = 1,
         form: PassForm = PassForm.FLAT,
+        ragged_bucket: RaggedBucket | None = None,
     ) -> None:
         self._groups = groups
+        self._ragged_bucket = ragged_bucket
         self._attention = attention
         self._trash = trash
         self._row_bucket = row_bucket if form is not PassForm.ALONE else lambda count: count
@@ -81,11 +89,12 @@ class BatchBuilder:
         passes = []
         together = [[run] for run in rows] if self._form is PassForm.ALONE else [rows]
         for shared in together if rows else ():
-            keys = tuple(run.key for run in shared)
-            passes.append(replace(self._build(shared, drawn), state_keys=keys))
+            is_ragged = self._ragged_bucket and any(len(run.token_ids) > 1 for run in shared)
+            batch = self._build_ragged(shared) if is_ragged else self._build(shared, drawn)
+            passes.append(_of_states(batch, shared))
         for run in runs[len(rows) :]:
-            alone = self._build([run], None)
-            passes.append(replace(alone, run_start=run.start, state_keys=(run.key,)))
+            alone = replace(self._build([run], None), run_start=run.start)
+            passes.append(_of_states(alone, [run]))
         return passes
 
     def _build(self, runs: Seq[Run], drawn: mx.array | None) -> ForwardBatch:
@@ -112,9 +121,63 @@ class BatchBuilder:
             logit_index=_logit_index(runs, len(ids)),
         )
 
+    def _build_ragged(self, runs: Seq[Run]) -> ForwardBatch:
+        """One pass of runs; steps with guesses follow known tokens, so all ids are known."""
+        assert self._ragged_bucket is not None
+        lengths = [len(run.token_ids) for run in runs]
+        num_runs, length = self._ragged_bucket(len(runs), max(lengths))
+        num_padding = num_runs - len(runs)
+        ids, positions = list[int](), list[int]()
+        for run in runs:
+            ids += [*run.token_ids, *[0] * (length - len(run.token_ids))]
+            positions += range(run.start, run.start + length)
+        ids += [0] * (num_padding * length)
+        positions += [*range(length)] * num_padding
+        real, wanted = list[int](), list[int]()
+        for place, run in enumerate(runs):
+            stop = place * length + len(run.token_ids)
+            real += range(place * length, stop)
+            wanted += range(stop - run.num_logits, stop)
+        return ForwardBatch(
+            token_ids=mx.array(np.asarray(ids, np.int32)),
+            positions=mx.array(np.asarray(positions, np.int32)),
+            num_rows=len(ids),
+            num_padding=num_padding,
+            groups=tuple(
+                self._ragged_group(index, runs, num_padding, length)
+                for index in range(len(self._groups))
+            ),
+            logit_index=mx.array(np.asarray(wanted, np.int32)),
+            run_length=length,
+            token_index=mx.array(np.asarray(real, np.int32)),
+            run_lengths=mx.array(np.asarray([*lengths, *[1] * num_padding], np.int32)),
+        )
+
+    def _ragged_group(
+        self, index: int, runs: Seq[Run], num_padding: int, length: int
+    ) -> GroupBatch:
+        """Filling attends to what its run's last token does, and is written where nobody reads."""
+        trash = self._trash[index]
+        tables, positions, slots = [], [], []
+        for run in runs:
+            table, count = run.tables[index], len(run.token_ids)
+            last = run.start + count - 1
+            tables += [table] * length
+            positions += [min(run.start + i, last) for i in range(length)]
+            slots += [table.slot(position) for position in range(run.start, last + 1)]
+            slots += [trash.slot(0)] * (length - count)
+        count = num_padding * length
+        plan = self._attention.plan(
+            tables + [trash] * count, positions + [0] * count, self._groups[index]
+        )
+        slots += [trash.slot(0)] * count
+        return GroupBatch(slots=mx.array(np.asarray(slots, np.int32)), rows=plan)
+
     def _is_chunk(self, run: Run) -> bool:
         # Some models treat a sequence that has no past yet in a way of its own.
         is_first = run.start == 0 and self._form is not PassForm.FLAT
+        if run.is_speculative and self._ragged_bucket is not None:
+            return is_first
         return is_first or len(run.token_ids) > self._longest_row_run
 
     def _group_batch(
@@ -144,6 +207,14 @@ class BatchBuilder:
             rows=self._attention.plan(tables, positions, group) if tables else None,
             chunks=tuple(plans),
         )
+
+
+def _of_states(batch: ForwardBatch, runs: Seq[Run]) -> ForwardBatch:
+    return replace(
+        batch,
+        state_keys=tuple(run.key for run in runs),
+        is_speculative=any(run.is_speculative for run in runs),
+    )
 
 
 def _token_ids(ids: Seq[int], rows: Seq[Run], drawn: mx.array | None) -> mx.array:

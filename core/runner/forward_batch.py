@@ -6,7 +6,9 @@ attend together. So every linear layer sees all tokens at once, and nothing is p
 shapes repeat.
 
 Some models need to see a run of tokens as one, ``[1, tokens]``: recurrent layers, and attention
-that is more than its keys and values. Then each chunk is a pass of its own.
+that is more than its keys and values. Then each chunk is a pass of its own. Guesses that such a
+model verifies are rows all the same where it takes *ragged* passes, ``[runs, length]``: each run
+is filled up at its end, and the model told how long it is.
 """
 
 from __future__ import annotations
@@ -70,11 +72,17 @@ class ForwardBatch:
         token_ids: ``[tokens]``, int32.
         positions: ``[tokens]``, int32.
         num_rows: Tokens that are rows; the others belong to chunks.
-        num_padding: Of the rows, those at the end that only fill a bucket.
+        num_padding: Of the rows, or of the runs of a ragged pass, those at the end that only fill a
+            bucket.
         groups: One entry per layer group.
         logit_index: ``[n]``, int32, the tokens whose logits are wanted; ``None`` for all.
         run_start: Position of the first token if they are one run, which the model is handed as
-            ``[1, tokens]``; ``None`` if they are ``[tokens, 1]``.
+            ``[1, tokens]``; ``None`` if they are ``[runs, length]``.
+        run_length: Tokens of each run, mostly 1.
+        run_lengths: ``[runs]``, int32, how many of these are no filling; ``None`` if all are.
+        token_index: ``[n]``, int32, the tokens of a ragged pass that are no filling.
+        hidden: ``[tokens, dims]``, what a head that guesses is given beside the tokens.
+        is_speculative: Whether states may have to be taken back.
         state_keys: Whose states recurrent layers go on from, in the order of the rows.
         states: These, ``[rows, ...]`` each.
     """
@@ -86,6 +94,11 @@ class ForwardBatch:
     num_padding: int = 0
     logit_index: mx.array | None = None
     run_start: int | None = None
+    run_length: int = 1
+    run_lengths: mx.array | None = None
+    token_index: mx.array | None = None
+    hidden: mx.array | None = None
+    is_speculative: bool = False
     state_keys: tuple[Hashable, ...] = ()
     states: tuple[mx.array, ...] = ()
 
@@ -95,9 +108,15 @@ class ForwardBatch:
         return self.logit_index is None or self.logit_index.size > 0
 
     @property
+    def starts(self) -> mx.array:
+        """Position of each run's first token."""
+        return self.positions.reshape(-1, self.run_length)[:, 0]
+
+    @property
     def arrays(self) -> list[mx.array]:
         """What a batch of rows alone is made of."""
         arrays = [self.token_ids, self.positions, *self.states]
+        arrays += [array for array in (self.run_lengths, self.hidden) if array is not None]
         for group in self.groups:
             arrays += [group.slots, *group.rows.arrays]  # type: ignore[union-attr]
         return arrays
@@ -107,6 +126,8 @@ class ForwardBatch:
         token_ids, positions, *rest = arrays
         states = tuple(rest[: len(self.states)])
         del rest[: len(states)]
+        lengths = None if self.run_lengths is None else rest.pop(0)
+        hidden = None if self.hidden is None else rest.pop(0)
         groups = []
         for group in self.groups:
             plan: Any = group.rows
@@ -115,5 +136,11 @@ class ForwardBatch:
             del rest[: 1 + count]
             groups.append(replace(group, slots=slots, rows=plan.with_arrays(own)))
         return replace(
-            self, token_ids=token_ids, positions=positions, states=states, groups=tuple(groups)
+            self,
+            token_ids=token_ids,
+            positions=positions,
+            states=states,
+            run_lengths=lengths,
+            hidden=hidden,
+            groups=tuple(groups),
         )

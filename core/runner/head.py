@@ -6,8 +6,9 @@ with the whole vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ..backend import mx  # first: what is below loads mlx
@@ -34,15 +35,34 @@ class Head:
     def __init__(self, path: str, layer: Any, method: str) -> None:
         self.path = path
         self._index: mx.array | None = None
+        self._seen: list[mx.array] | None = None
         stock = type(layer)
         multiply = getattr(stock, method)
 
+        self._multiply = partial(multiply, layer)
+
         def multiply_selected(layer: Any, x: mx.array) -> Any:
+            if self._seen is not None:
+                self._seen.append(x)
             if self._index is not None:
                 x = x.reshape(-1, x.shape[-1])[self._index][:, None]
             return multiply(layer, x)
 
         layer.__class__ = type(f"Selecting{stock.__name__}", (stock,), {method: multiply_selected})
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Of hidden states, ``[..., dims]``."""
+        out: mx.array = self._multiply(hidden)
+        return out
+
+    @contextmanager
+    def watch(self) -> Iterator[list[mx.array]]:
+        """Collect what the layer is given while a graph is built here, selected or not."""
+        self._seen = []
+        try:
+            yield self._seen
+        finally:
+            self._seen = None
 
     @contextmanager
     def select(self, index: mx.array) -> Iterator[None]:
@@ -80,6 +100,17 @@ def find_head(model: Model, vocab_size: int) -> Head | None:
             path = _only(list(found), name)
             return None if path is None else Head(path, found[path], method)
     return None
+
+
+def find_embedding(model: Model, vocab_size: int) -> Callable[[mx.array], mx.array] | None:
+    """The layer that embeds tokens; ``None`` if that is not clear."""
+    found = [
+        module
+        for _, module in model.named_modules()
+        if isinstance(module, (Embedding, QuantizedEmbedding))
+        and module.weight.shape[0] == vocab_size
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _only(paths: Sequence[str], name: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..backend import mx
 from ..cache.block_table import BlockTable
 from ..cache.kv_store import KVStore
-from .batch_builder import BatchBuilder, Run
+from .batch_builder import BatchBuilder, RaggedBucket, Run
 from .block_copies import BlockCopies
 from .forward_batch import PassForm
 from .logits_processors import RowKey
@@ -21,6 +21,7 @@ from .model_runner import (
     prompt_logprobs,
     sampled_runs,
 )
+from .mtp_runner import MtpRunner
 from .paged_model import PagedModel
 from .sampler import Sampler
 from .state_store import StateStore
@@ -39,6 +40,8 @@ class PagedRunner(ModelRunner):
 
     Args:
         row_bucket: How many rows a step of rows alone is filled up to.
+        ragged_bucket: The same of ragged passes, see `BatchBuilder`.
+        mtp: What guesses from the model's hidden states, if anything does.
     """
 
     def __init__(
@@ -48,10 +51,13 @@ class PagedRunner(ModelRunner):
         store: KVStore,
         *,
         row_bucket: Callable[[int], int] = lambda count: count,
+        ragged_bucket: RaggedBucket = lambda num_runs, length: (num_runs, length),
+        mtp: MtpRunner | None = None,
     ) -> None:
         super().__init__(sampler)
         self._model = model
         self._store = store
+        self._mtp = mtp
         self._states = StateStore(store.layout) if store.layout.recurrent else None
         # Rows of one sequence would each go on from the same state.
         may_share = self._states is None and model.form is not PassForm.ALONE
@@ -67,6 +73,7 @@ class PagedRunner(ModelRunner):
             row_bucket=row_bucket,
             longest_row_run=_LONGEST_ROW_RUN if may_share else 1,
             form=model.form,
+            ragged_bucket=ragged_bucket if model.takes_ragged else None,
         )
 
     @property
@@ -81,7 +88,7 @@ class PagedRunner(ModelRunner):
     @property
     def num_traces(self) -> int:
         """See `ModelRunner.num_traces`."""
-        return self._model.num_traces
+        return self._model.num_traces + (0 if self._mtp is None else self._mtp.num_traces)
 
     def execute(self, schedule: Schedule, masks: MaskBuilder | None = None) -> StepInFlight:
         """See `ModelRunner.execute`."""
@@ -94,13 +101,18 @@ class PagedRunner(ModelRunner):
         order = self._builder.order(runs)
         items, runs = [items[i] for i in order], [runs[i] for i in order]
         passes = self._builder.build(runs, self._last_tokens)
-        logits, written = self._model.run(self._store, passes, self._states)
+        hidden: list[mx.array] | None = None if self._mtp is None else []
+        logits, written = self._model.run(self._store, passes, self._states, hidden=hidden)
         written += self._save_states(items)
         prompt = _prompt_logprobs(items, runs, logits)
         rows = [item for item in items if item.samples]
         sampled, arrays = None, list[mx.array]()
         if rows:
             sampled, arrays = self._sample(_last_logits(items, runs, logits), rows, masks)
+        if self._mtp is not None and hidden:
+            drawn = None if sampled is None else sampled.token_ids
+            written += self._mtp.follow(items, mx.concatenate(hidden), drawn)
+            del hidden
         for _, _, logprobs in prompt:
             arrays += logprobs.arrays()
         del logits  # unused, it would hold on to the last layer's keys and values
@@ -110,6 +122,8 @@ class PagedRunner(ModelRunner):
     def scrub(self) -> None:
         """Clear all blocks of what are no numbers."""
         self._store.scrub()
+        if self._mtp is not None:
+            self._mtp.scrub()
 
     def forget(self, key: RowKey) -> None:
         """See `ModelRunner.forget`."""
@@ -121,6 +135,8 @@ class PagedRunner(ModelRunner):
         """Empty the KV store."""
         super().reset()
         self._store.reset()
+        if self._mtp is not None:
+            self._mtp.reset()
         if self._states is not None:
             self._states.reset()
 
@@ -128,11 +144,15 @@ class PagedRunner(ModelRunner):
         """All before anything runs: an id may be given to another state in this very step."""
         if self._states is None:
             return
+        wrong = []
         for item in items:
             if item.resumes_from is not None:
                 self._states.resume(item.sequence.key, item.resumes_from)
             elif item.start == 0:
                 self._states.forget(item.sequence.key)  # it was preempted
+            elif item.replays:
+                wrong.append(item.sequence.key)
+        self._states.take_back(wrong)
 
     def _save_states(self, items: Seq[ScheduledSequence]) -> list[mx.array]:
         """Save what is to be saved; returns what must be evaluated for that."""
@@ -157,6 +177,7 @@ class PagedRunner(ModelRunner):
             num_logits=num_logits,
             source=source,
             key=sequence.key,
+            is_speculative=bool(item.drafts) or item.replays,
         )
 
 

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _NUM_BLOCKS = 12
 _NUM_TEXTS = 3
+# Tokens that each adds to a ragged pass: more and fewer than a convolution looks back on.
+_RAGGED = (5, 1, 2)
 _TOLERANCE = {mx.float32: 2e-3, mx.float16: 4e-2, mx.bfloat16: 2e-1}
 
 
@@ -36,12 +38,14 @@ def find_paging_problem(
     *,
     block_size: int = 8,
     write_in_place: Callable[..., mx.array] | None = None,
+    with_ragged: bool = False,
 ) -> str | None:
     """Try the model on a tiny paged store.
 
     Args:
         layout: If it quantises keys and values, mlx-lm's caches are given what is left of them.
         write_in_place: As for `KVStore`.
+        with_ragged: Also try ragged passes, and to go on from the states that these leave.
 
     Returns:
         ``None`` if the logits agree with mlx-lm's own caches, else what went wrong.
@@ -53,7 +57,7 @@ def find_paging_problem(
         layout, counts, block_size=block_size, dtype=dtype, write_in_place=write_in_place
     )
     try:
-        got = _paged_logits(paged, store, vocab)
+        got = _paged_logits(paged, store, vocab, with_ragged=with_ragged)
         mx.eval(got)
     # The model's code runs against an interface that it was not written for: anything may come.
     except Exception as error:
@@ -83,7 +87,7 @@ def _difference(have: mx.array, want: mx.array) -> float:
 
 
 def _paged_logits(
-    model: PagedModel, store: KVStore, vocab: int
+    model: PagedModel, store: KVStore, vocab: int, *, with_ragged: bool
 ) -> list[tuple[list[int], mx.array]]:
     """Texts, and the logits of what follows."""
     groups, size = store.layout.groups, store.block_size
@@ -92,11 +96,17 @@ def _paged_logits(
     tables = [
         _tables(len(groups), size, range(i, _NUM_BLOCKS, _NUM_TEXTS)) for i in range(_NUM_TEXTS)
     ]
-    builder = BatchBuilder(groups, model.attention, form=model.form)
+    builder = BatchBuilder(
+        groups,
+        model.attention,
+        trash=_trash(store),
+        form=model.form,
+        ragged_bucket=(lambda *size: size) if with_ragged else None,
+    )
     # One has two chunks before its row, one has one, and one is a row from the start.
     first, second, short = 2 * size + 3, size - 2, size // 2 + 1
     lengths = (first + second + 1, short + 2, 1)
-    texts = [_tokens(i, length, vocab) for i, length in enumerate(lengths)]
+    texts = [_tokens(i, length + _RAGGED[i] + 1, vocab) for i, length in enumerate(lengths)]
 
     def run(index: int, start: int, stop: int) -> Run:
         return Run(
@@ -105,6 +115,7 @@ def _paged_logits(
             tables=tables[index],
             num_logits=1,
             key=index,
+            is_speculative=start > 0 and with_ragged,
         )
 
     def logits(runs: list[Run]) -> mx.array:
@@ -119,7 +130,20 @@ def _paged_logits(
     # A row beside a chunk with a prefix, then rows alone.
     beside = logits([run(1, short, short + 1), run(0, first, first + second)])
     rows = logits([run(i, length - 1, length) for i, length in enumerate(lengths)])
-    return [(texts[1][:-1], beside[0]), *zip(texts, rows, strict=True)]
+    stops = [short + 1, *lengths]
+    got = [beside[0], *rows]
+    if with_ragged:
+        ragged = [length + extra for length, extra in zip(lengths, _RAGGED, strict=True)]
+        got.extend(logits([run(i, lengths[i], stop) for i, stop in enumerate(ragged)]))
+        got.extend(logits([run(i, stop, stop + 1) for i, stop in enumerate(ragged)]))
+        stops += [*ragged, *(stop + 1 for stop in ragged)]
+    at = [1, *[*range(_NUM_TEXTS)] * 3]
+    return [(texts[i][:stop], row) for i, stop, row in zip(at, stops, got, strict=False)]
+
+
+def _trash(store: KVStore) -> list[BlockTable]:
+    groups = range(len(store.layout.groups))
+    return [_tables(1, store.block_size, [store.trash_block(group)])[0] for group in groups]
 
 
 def _tables(num_groups: int, block_size: int, block_ids: Seq[int]) -> list[BlockTable]:

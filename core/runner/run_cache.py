@@ -39,6 +39,8 @@ class PassCaches:
             given = [next(states) for _ in spec.states]
             if not is_new:  # to some models, zeros are not the same as nothing
                 cache.cache = given
+            if forward.batch.run_lengths is not None:
+                cache.lengths = forward.batch.run_lengths + 0  # models change it in place
             self._recurrent.append((cache, spec))
             layers.append(cache)
         composite: Any = CacheList
@@ -75,27 +77,30 @@ def _paged_cache(forward: ForwardPass, form: PassForm, layer: int) -> PagedLayer
         return AloneLayerCache(forward, layer)
     if form is PassForm.GATHERED:
         return GatheredLayerCache(forward, layer)
-    return (PagedLayerCache if forward.batch.run_start is None else RunLayerCache)(forward, layer)
+    batch = forward.batch
+    has_runs = batch.run_start is not None or batch.run_length > 1
+    return (RunLayerCache if has_runs else PagedLayerCache)(forward, layer)
 
 
 class RunLayerCache(PagedLayerCache):
-    """For passes of one run, whose tokens the model has in one batch entry."""
+    """For passes of runs, whose tokens the model has in one batch entry each."""
 
     _given: tuple[Any, Any]
 
     @property
     def offset(self) -> Any:
-        """Position of the first token."""
-        return self._forward.batch.run_start
+        """Position of each run's first token."""
+        batch = self._forward.batch
+        return batch.starts if batch.run_start is None else batch.run_start
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
-        """Store new keys and values, ``[1, num_kv_heads, tokens, dim]``."""
-        super().update_and_fetch(keys.swapaxes(0, 2), values.swapaxes(0, 2))
+        """Store new keys and values, ``[runs, num_kv_heads, length, dim]``."""
+        super().update_and_fetch(_tokens_first(keys), _tokens_first(values))
         self._given = (keys, values)
         return keys, values
 
     def attend(self, queries: Any, keys: Any, values: Any, **options: Any) -> mx.array:
-        """Attention of ``[1, num_heads, tokens, dim]`` queries over everything stored.
+        """Attention of ``[runs, num_heads, length, dim]`` queries over everything stored.
 
         Raises:
             UnsupportedFeatureError: See `PagedLayerCache.attend`.
@@ -103,7 +108,9 @@ class RunLayerCache(PagedLayerCache):
         assert self._new is not None
         if keys is self._given[0] and values is self._given[1]:
             keys, values = self._new
-        return super().attend(queries.swapaxes(0, 2), keys, values, **options).swapaxes(0, 2)
+        attended = super().attend(_tokens_first(queries), keys, values, **options)
+        runs, _, length, _ = queries.shape
+        return attended.reshape(runs, length, *attended.shape[1::2]).swapaxes(1, 2)
 
 
 class GatheredLayerCache(PagedLayerCache):
@@ -120,7 +127,7 @@ class GatheredLayerCache(PagedLayerCache):
     def offset(self) -> Any:
         """Position of each entry's first token."""
         batch = self._forward.batch
-        return batch.positions if batch.run_start is None else batch.run_start
+        return batch.starts if batch.run_start is None else batch.run_start
 
     def make_mask(
         self, length: int, window_size: int | None = None, return_array: bool = False
@@ -130,7 +137,7 @@ class GatheredLayerCache(PagedLayerCache):
         window = self._window(window_size)
         if group.rows is not None:
             mask = replace(_plan(group.rows), window=window).mask(self._store.block_size)
-            return mask[:, None, None]
+            return mask.reshape(-1, self._forward.batch.run_length, mask.shape[-1])[:, None]
         (chunk,) = group.chunks
         num_keys = chunk.num_prefix + chunk.length
         if return_array or (window is not None and num_keys > window):
@@ -149,8 +156,11 @@ class GatheredLayerCache(PagedLayerCache):
         group = self._group
         keys, values = self._after_earlier_layers(keys, values)
         if group.rows is not None:
-            super().update_and_fetch(keys, values)
-            table = _plan(group.rows).table
+            super().update_and_fetch(_tokens_first(keys), _tokens_first(values))
+            table, length = _plan(group.rows).table, self._forward.batch.run_length
+            if length > 1 and self._store.layout.groups[self._group_index].window is not None:
+                raise UnsupportedFeatureError("a run's tokens have windows of their own")
+            table = table[length - 1 :: length]  # that of a run's last token
             table = table if self._written is None else table + self._written
             rows, width = table.shape
             stored = self._store.keys(self._layer), self._store.values(self._layer)
@@ -233,6 +243,12 @@ class AloneLayerCache(GatheredLayerCache):
             held = slice(self.start_position - first, self.offset + 1 - first)
             self.keys, self.values = self.keys[:, :, held], self.values[:, :, held]
         return self.keys, self.values
+
+
+def _tokens_first(array: mx.array) -> mx.array:
+    """``[tokens, heads, 1, dim]`` of ``[runs, heads, length, dim]``."""
+    _, heads, _, dim = array.shape
+    return array.swapaxes(1, 2).reshape(-1, heads, 1, dim)
 
 
 def _number(array: mx.array) -> int:

@@ -74,11 +74,13 @@ def build(  # noqa: PLR0913 -- one for each setting that some test turns
     max_model_len: int | None = None,
     draft: LoadedModel | None = None,
     least_states: int = 256,
+    verifies: bool = False,
 ) -> BuiltEngine:
     """An engine whose KV cache holds about ``num_tokens`` tokens in all its layers.
 
-    With a draft model it verifies drafts whatever they cost. For ``least_states`` saved states of
-    recurrent layers the cache may become larger.
+    With a draft model it verifies drafts whatever they cost; with ``verifies`` it is ready for
+    those of the test. For ``least_states`` saved states of recurrent layers the cache may become
+    larger.
     """
     models = (loaded,) if draft is None else (loaded, draft)
     per_token = sum(map(bytes_per_token, models))
@@ -88,9 +90,10 @@ def build(  # noqa: PLR0913 -- one for each setting that some test turns
         # Saved states get three tenths of what running ones leave.
         left = max(least_states * state_bytes * 10 // 3, max_bytes * 10 // 7)
         max_bytes = 2 * max_num_seqs * state_bytes + left
+    speculation = Speculation.NGRAM if verifies else Speculation.OFF
     config = EngineConfig(
         max_model_len=max_model_len,
-        speculation=Speculation.OFF if draft is None else Speculation.DRAFT,
+        speculation=speculation if draft is None else Speculation.DRAFT,
         draft_model=None if draft is None else draft.model_id,
         cache=CacheConfig(block_size=block_size, max_bytes=max_bytes),
         scheduler=SchedulerConfig(

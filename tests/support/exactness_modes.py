@@ -29,6 +29,7 @@ class Mode(enum.Enum):
     PREEMPTED = "preempted"
     WARM = "warm prefix cache"
     SPECULATED = "drafts, right and wrong"
+    SPECULATED_TIGHT = "drafts, right and wrong, preempted"
     DRAFTED = "drafts of a similar model, preempted"
     CHUNKS_16 = "prefill chunks of 16"
     CHUNKS_64 = "prefill chunks of 64"
@@ -51,8 +52,8 @@ def answer_in_mode(
             return _preempted(loaded, prompts, num_tokens, block_size, draft=similar(loaded))
         case Mode.WARM:
             return _warm(loaded, prompts, num_tokens, block_size)
-        case Mode.SPECULATED:
-            return _speculated(loaded, prompts, num_tokens, block_size)
+        case Mode.SPECULATED | Mode.SPECULATED_TIGHT:
+            return _speculated(loaded, mode, prompts, num_tokens, block_size)
         case _:
             return _staggered(loaded, mode, prompts, num_tokens, block_size)
 
@@ -86,6 +87,7 @@ def _roomy(
     block_size: int,
     *,
     chunk: int = 2048,
+    verifies: bool = False,
 ) -> BuiltEngine:
     """An engine in which the 16 longest fit side by side."""
     longest = sorted((len(prompt) for prompt in prompts), reverse=True)[:_MAX_NUM_SEQS]
@@ -95,6 +97,7 @@ def _roomy(
         num_tokens=sum(longest) + _MAX_NUM_SEQS * (num_tokens + 2 * block_size) + chunk,
         max_num_seqs=_MAX_NUM_SEQS,
         prefill_chunk=chunk,
+        verifies=verifies,
     )
 
 
@@ -161,11 +164,12 @@ class _Prophet:
 
 
 def _speculated(
-    loaded: LoadedModel, prompts: Sequence[Prompt], num_tokens: int, block_size: int
+    loaded: LoadedModel, mode: Mode, prompts: Sequence[Prompt], num_tokens: int, block_size: int
 ) -> list[list[int]]:
     plain = EngineDriver(_roomy(loaded, prompts, num_tokens, block_size).engine)
     answers = _ids(_run(plain, prompts, num_tokens, "plain"))
-    built = _roomy(loaded, prompts, num_tokens, block_size)
+    make = _tight if mode is Mode.SPECULATED_TIGHT else _roomy
+    built = make(loaded, prompts, num_tokens, block_size, verifies=True)
     texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     rng = np.random.default_rng(0)
     speculator = AlwaysOn(HostSource("prophet", lambda: _Prophet(texts, rng)), max_tokens=5)
@@ -176,7 +180,8 @@ def _speculated(
     if built.paging_problem is None:
         counts = speculator.counts
         assert 0 < counts.num_accepted < counts.num_drafted
-        assert driver.num_steps < plain.num_steps
+        assert driver.num_steps < plain.num_steps or make is _tight
+        assert driver.num_preempted > 0 or make is _roomy
     return _ids(speculated)
 
 
@@ -196,6 +201,29 @@ def similar(loaded: LoadedModel) -> LoadedModel:
     return fresh
 
 
+def _tight(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    num_tokens: int,
+    block_size: int,
+    *,
+    draft: LoadedModel | None = None,
+    verifies: bool = False,
+) -> BuiltEngine:
+    """An engine with too little room for all."""
+    longest = max(len(prompt) for prompt in prompts) + num_tokens + 1
+    return build(
+        loaded,
+        block_size=min(block_size, 8),  # so that short answers need further blocks, too
+        num_tokens=max(longest, 8 * num_tokens) + 2 * block_size,
+        max_num_seqs=_MAX_NUM_SEQS,
+        prefill_chunk=min(_TIGHT_CHUNK, longest // 2),
+        draft=draft,
+        least_states=0,
+        verifies=verifies,
+    )
+
+
 def _preempted(
     loaded: LoadedModel,
     prompts: Sequence[Prompt],
@@ -204,16 +232,7 @@ def _preempted(
     *,
     draft: LoadedModel | None = None,
 ) -> list[list[int]]:
-    longest = max(len(prompt) for prompt in prompts) + num_tokens + 1
-    built = build(
-        loaded,
-        block_size=min(block_size, 8),  # so that short answers need further blocks, too
-        num_tokens=max(longest, 8 * num_tokens) + 2 * block_size,
-        max_num_seqs=_MAX_NUM_SEQS,
-        prefill_chunk=min(_TIGHT_CHUNK, longest // 2),
-        draft=draft,
-        least_states=0,
-    )
+    built = _tight(loaded, prompts, num_tokens, block_size, draft=draft)
     driver = EngineDriver(built.engine)
     answers = _run(driver, prompts, num_tokens, "p")
     if built.paging_problem is None:

@@ -43,6 +43,7 @@ def make_tiny_model(family: TinyFamily | str, *, seed: int = 0) -> LoadedModel:
         family = family_named(family)
     code: Any = importlib.import_module(f"mlx_lm.models.{family.module}")
     settings = {"model_type": family.module, "vocab_size": VOCAB_SIZE, **family.settings}
+    mx.random.seed(seed)  # biases keep something of what they begin with
     model = code.Model(code.ModelArgs.from_dict(settings))
     _fill(model, family, np.random.default_rng([seed, zlib.crc32(family.name.encode())]))
     arrays = [array for _, array in _flat(model.parameters())]

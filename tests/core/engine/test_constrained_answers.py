@@ -14,7 +14,7 @@ from tiny_models import EOS_ID, make_tiny_model
 from pippin.core.constraints.compiler import ConstraintCompiler
 from pippin.core.constraints.constraint import Constraint, ConstraintError, MaskRow
 from pippin.core.constraints.thinking import ThinkingMarkers
-from pippin.core.engine import engine as engine_module
+from pippin.core.engine import masking
 from pippin.core.engine.draft_source import HostSource
 from pippin.core.engine.factory import BuiltEngine
 from pippin.core.engine.masking import build_masks
@@ -316,7 +316,7 @@ def test_steps_of_free_answers_build_no_masks(
         rows.append(len(items))
         return build_masks(items, vocab_size, drawn)
 
-    monkeypatch.setattr(engine_module, "build_masks", spy)
+    monkeypatch.setattr(masking, "build_masks", spy)
     free = make(loaded, built, "free", None, ignore_eos=True)
     bound = make(loaded, built, "bound", form("choice", ["yes"]))
     EngineDriver(built.engine).run([free])

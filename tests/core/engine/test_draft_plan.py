@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from byte_tokenizer import make_sentencepiece_tokenizer
-from engine_driver import build, bytes_per_token
+from engine_driver import EngineDriver, build, bytes_per_token, greedy, make_request
 from tiny_models import make_tiny_model, save_tiny_model
 
 from pippin.core.config import EngineConfig, Speculation
-from pippin.core.engine.factory import build_engine
 from pippin.core.engine.model_card import load_engine
 from pippin.core.errors import ConfigError
 from pippin.core.models.loader import LoadedModel
@@ -37,16 +36,27 @@ def test_a_draft_model_with_other_tokens_is_refused() -> None:
     assert "tokens differ" in text
 
 
-def test_neither_model_may_have_states() -> None:
-    paged, other = make_tiny_model("qwen3"), make_tiny_model("lfm2")
-    assert "the draft model has recurrent layers" in refusal(paged, other)
-    assert "recurrent layers cannot be taken back" in refusal(other, paged)
+def test_the_draft_model_may_not_have_states() -> None:
+    text = refusal(make_tiny_model("qwen3"), make_tiny_model("lfm2"))
+    assert "the draft model has recurrent layers" in text
 
 
-def test_a_model_that_speculates_may_not_have_states() -> None:
-    config = EngineConfig(speculation=Speculation.NGRAM)
-    with pytest.raises(ConfigError, match="recurrent layers cannot be taken back"):
-        build_engine(make_tiny_model("lfm2"), config)
+def test_a_draft_model_needs_blocks_to_share() -> None:
+    text = refusal(make_tiny_model("mamba2"), make_tiny_model("qwen3"))
+    assert "the model keeps all of the past in no layer" in text
+
+
+def test_a_draft_model_may_guess_for_one_with_states() -> None:
+    target = make_tiny_model("lfm2")
+    prompt = tuple(range(3, 40))
+    plain = EngineDriver(build(target).engine)
+    plain.run([make_request("a", prompt, greedy(20))])
+
+    driver = EngineDriver(build(target, draft=make_tiny_model("qwen3")).engine)
+    driver.run([make_request("a", prompt, greedy(20))])
+
+    assert driver.answers["a", 0].token_ids == plain.answers["a", 0].token_ids
+    assert driver.engine._speculator.counts.num_drafted > 0  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("target", ["qwen3", "gemma3"])

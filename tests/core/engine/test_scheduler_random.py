@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from pippin.core.cache import checkpoints
 from pippin.core.cache.block_hash import BlockHash
 from pippin.core.cache.block_pool import BlockPool
 from pippin.core.cache.block_table import BlockTable
@@ -39,6 +40,7 @@ STOP = 4
 MARKER = 2
 VOCAB = 6
 MOST_DRAFTS = 4
+WRONG = -1  # the name of what follows a wrong guess
 T = TypeVar("T")
 
 
@@ -149,6 +151,7 @@ class Simulation:
         )
         self.states: dict[sequences.Sequence, int] = {}
         self.saved: dict[int, int] = {}
+        self.states_before: dict[sequences.Sequence, int] = {}
         self.store = [[0] * (pool.num_blocks * self.block_size) for pool in self.manager.pools]
         self.truths: dict[sequences.Sequence, Truth] = {}
         self.name_of_hash: dict[BlockHash, int] = {}
@@ -281,7 +284,7 @@ class Simulation:
         self.now += 1.0
         self.counts["schedules"] += 1
         ready, self.under_way = self.under_way, None
-        speculates = self.choices.one_in(4)
+        speculates = self.choices.one_in(4 if self.num_states is None else 2)
         if ready is not None and (speculates or ready.has_drafts):
             self._complete(ready, spoils=spoils)
             ready = None
@@ -383,6 +386,9 @@ class Simulation:
                 assert start, "a state of nothing"
                 self.states[item.sequence] = self.saved[item.resumes_from]
                 self.counts["resumed"] += 1
+            if start and item.replays:
+                self.states[item.sequence] = self.states_before[item.sequence]
+                self.counts["replayed"] += 1
             if start:
                 assert self.states[item.sequence] == names[start - 1], "another text's state"
 
@@ -392,8 +398,11 @@ class Simulation:
         used = [item.saves_as for item in schedule.scheduled if item.saves_as is not None]
         assert len(set(used)) == len(used), "two states of one id"
         for item in schedule.scheduled:
+            self.states_before[item.sequence] = self.states.get(item.sequence, 0)
             if item.stop:
-                self.states[item.sequence] = self.truths[item.sequence].names[item.stop - 1]
+                is_right = self._num_right(item) == len(item.drafts)
+                name = self.truths[item.sequence].names[item.stop - 1] if is_right else WRONG
+                self.states[item.sequence] = name
             if item.saves_as is not None:
                 assert item.stop % self.block_size == 0
                 self.saved[item.saves_as] = self.states[item.sequence]
@@ -412,15 +421,14 @@ class Simulation:
         return ((name * 2654435761 + seed * 40503) >> 7) % VOCAB
 
     def _guess(self) -> dict[tuple[str, int], list[int]]:
-        """Drafts for some sequences, right up to a point; recurrent layers cannot take any back."""
+        """Drafts for some sequences, right up to a point."""
         drafts: dict[tuple[str, int], list[int]] = {}
-        if self.num_states is not None:
-            return drafts
         for sequence in self.scheduler.running:
             room = self.scheduler.num_draftable(sequence)
+            room = max(0, min(room, MOST_DRAFTS - sequence.num_replayed))
             draft, truth = [], self.truths[sequence]
             name, num_right = truth.names[-1], self.choices.below(4)
-            for i in range(self.choices.below(min(room, MOST_DRAFTS) + 1)):
+            for i in range(self.choices.below(room + 1)):
                 token_id = self._next_token(name, sequence.seed)
                 name = self.names.extend(name, token_id)
                 draft.append(token_id if i < num_right else (token_id + 1) % VOCAB)
@@ -480,7 +488,7 @@ class Simulation:
         assert not set(schedule.preempted) & set(scheduler.running)
         assert len(set(schedule.preempted)) == len(schedule.preempted)
         assert scheduler.num_running <= config.max_num_seqs
-        sampling = {item.sequence for item in schedule.rows if not item.num_prefill}
+        sampling = {item.sequence for item in schedule.rows if item.decodes}
         assert before.decoding <= sampling | set(schedule.preempted), "a decode row is left out"
         budget = config.prefill_chunk
         if before.decoding & sampling:
@@ -635,12 +643,13 @@ class Simulation:
                     assert parents[later] == earlier
                 known = self.name_of_hash.setdefault(block_hash, last)
                 assert known == last, f"group {number}: one hash, two contents"
-        if (checkpoints := self.manager.checkpoints) is None:
+        if (saved := self.manager.checkpoints) is None:
             return
-        for state_id in range(checkpoints.pool.num_blocks):
-            block_hash = checkpoints.pool.index.hash_of(state_id)
+        for state_id in range(saved.pool.num_blocks):
+            block_hash = saved.pool.index.hash_of(state_id)
             if block_hash is not None:
                 name = self.saved[state_id]
+                assert name != WRONG, "a state that follows a wrong guess can be found"
                 assert depths[name] % size == 0
                 known = self.name_of_hash.setdefault(block_hash, name)
                 assert known == name, "a state can be found by another text's hash"
@@ -676,10 +685,10 @@ class _Before:
         self.decoding = {
             s
             for s in self.running
-            if s.num_uncomputed_tokens == 1
+            if s.num_uncomputed_tokens == 1 + s.num_replayed
             and s.num_output_tokens + s.num_pending < most_output(s, scheduler.max_model_len)
         }
-        self.prefilling = [s for s in self.running if s.num_uncomputed_tokens > 1]
+        self.prefilling = [s for s in self.running if s.num_uncomputed_tokens > 1 + s.num_replayed]
         self.num_computed = {s: s.num_computed_tokens for s in self.running}
 
 
@@ -735,6 +744,7 @@ def test_ten_thousand_random_schedules_lose_no_block() -> None:
         "prompt logprobs": 100,
         "saved": NUM_SCHEDULES,
         "resumed": 1_000,
+        "replayed": 50,
     }.items():
         assert total[event] >= least, f"{event}: {total[event]}"
 
@@ -862,6 +872,11 @@ def _promise_states_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Checkpoints, "_retract", lambda self, block_hash: None)
 
 
+def _publish_states_of_wrong_guesses(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(checkpoints, "_GRID", 2)  # texts are short, and what rolls is dropped anyway
+    patch.setattr(Checkpoints, "withdraw", lambda self, mine, num_blocks: None)
+
+
 def _match_without_states(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Checkpoints, "id_of", lambda self, block_hash: 0)
 
@@ -873,6 +888,7 @@ def _match_without_states(patch: pytest.MonkeyPatch) -> None:
         _save_anywhere,
         _find_states_of_others,
         _promise_states_for_ever,
+        _publish_states_of_wrong_guesses,
         _match_without_states,
         _lose_a_block,
         _hold_nothing_when_sharing,

@@ -103,6 +103,73 @@ def test_a_stop_string_in_the_middle_of_right_guesses_ends_the_answer_there() ->
     assert got.finish_reason is FinishReason.STOP
 
 
+class ErrsAt:
+    """Right but for every ``period``-th position."""
+
+    def __init__(self, text: Sequence[int], period: int) -> None:
+        self._text = text
+        self._period = period
+
+    def propose(self, token_ids: Sequence[int], max_tokens: int) -> list[int]:
+        places = range(len(token_ids), min(len(token_ids) + max_tokens, len(self._text)))
+        return [self._text[p] ^ (p % self._period == 0) for p in places]
+
+
+@pytest.mark.parametrize("name", ["lfm2", "jamba"])  # the second takes no ragged passes
+@pytest.mark.parametrize("period", [1, 3, 5, 1000])
+def test_states_behind_wrong_guesses_are_taken_back(name: str, period: int) -> None:
+    loaded = make_tiny_model(name)
+    params = SamplingParams(max_tokens=60, temperature=1.2, seed=5, ignore_eos=True)
+    prompts = {"a": PROMPT, "b": PROMPT[3:], "c": PROMPT[5:20]}
+    plain = EngineDriver(build(loaded).engine)
+    plain.run([make_request(key, prompt, params) for key, prompt in prompts.items()])
+    texts = iter([[*prompts[key], *plain.answers[key, 0].token_ids] for key in "abc"])
+    driver = EngineDriver(build(loaded, verifies=True).engine)
+    assert driver.engine._runner._model.takes_ragged == (name == "lfm2")  # type: ignore[attr-defined]
+    source = HostSource("errs", lambda: ErrsAt(next(texts), period))
+    speculator = driver.engine._speculator = AlwaysOn(source, max_tokens=7)
+    speculator._governor = heard = Recorder()  # type: ignore[assignment]
+    longest, chunks = 0, 0
+    execute = driver.engine._runner.execute
+
+    def watch(schedule: Any, masks: Any = None) -> Any:
+        nonlocal longest, chunks
+        longest = max([longest, *(it.stop - it.start for it in schedule.rows if it.decodes)])
+        chunks += schedule.num_prefill_tokens
+        return execute(schedule, masks)
+
+    driver.engine._runner.execute = watch  # type: ignore[method-assign]
+    driver.run([make_request(key, prompt, params) for key, prompt in prompts.items()])
+
+    for key in prompts:
+        assert driver.answers[key, 0].token_ids == plain.answers[key, 0].token_ids
+    assert chunks == sum(len(prompt) - 1 for prompt in prompts.values())
+    assert longest <= 8
+    counts = speculator.counts
+    assert (counts.num_accepted < counts.num_drafted) == (period < 1000)
+    assert driver.num_steps < plain.num_steps or period == 1
+    # Replays are part of what speculation costs; only what ran beside prompts is left out.
+    assert sum(step.num_tokens for step in heard.steps) > 3 * 60 - 9
+
+
+def test_states_at_the_ends_of_blocks_are_saved_in_spite_of_guesses() -> None:
+    loaded = make_tiny_model("lfm2")
+    plain = EngineDriver(build(loaded).engine)
+    plain.run([make_request("a", PROMPT, greedy(60))])
+    text = [*PROMPT, *plain.answers["a", 0].token_ids]
+
+    driver = EngineDriver(build(loaded, verifies=True).engine)
+    source = HostSource("errs", lambda: ErrsAt(text, 3))
+    driver.engine._speculator = AlwaysOn(source, max_tokens=7)
+    driver.run([make_request("a", PROMPT, greedy(60))])
+    driver.run([make_request("b", [*text, 7, 8], greedy(20))])
+    plain.run([make_request("b", [*text, 7, 8], greedy(20))])
+
+    want, got = plain.answers["b", 0], driver.answers["b", 0]
+    assert got.num_cached_tokens == want.num_cached_tokens == len(text) // 16 * 16
+    assert got.token_ids == want.token_ids
+
+
 @pytest.mark.parametrize(
     "params", [greedy(30, speculation=False), greedy(30, repetition_penalty=1.3)], ids=str
 )
@@ -149,6 +216,24 @@ def test_the_governor_hears_of_no_step_in_which_the_drafter_was_reading() -> Non
     # The prompt's step draws one token. The next brings three, while the drafter reads.
     assert speculator.counts.num_emitted == 19
     assert sum(step.num_tokens for step in heard.steps) == 16
+
+
+def test_the_governor_hears_of_no_step_that_was_compiled_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, want = run(greedy(20))
+    driver = EngineDriver(build(make_tiny_model("qwen3")).engine)
+    source = HostSource("known", lambda: KnowsTheAnswer([*PROMPT, *want.token_ids]))
+    speculator = driver.engine._speculator = AlwaysOn(source, max_tokens=7)
+    speculator._governor = heard = Recorder()  # type: ignore[assignment]
+    runner = driver.engine._runner
+    times = iter(range(1000))  # more with every look
+    monkeypatch.setattr(type(runner), "num_traces", property(lambda _: next(times)))
+
+    driver.run([make_request("a", PROMPT, greedy(20))])
+
+    assert heard.steps == []
+    assert speculator.counts.num_emitted == 19
 
 
 def test_guesses_that_cost_something_are_not_made_while_speculation_is_off() -> None:
