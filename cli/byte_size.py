@@ -54,6 +54,16 @@ def parse_disk_bytes(text: str) -> int:
     return 0 if text.strip().lower() in ("off", "0") else parse_bytes(text)
 
 
+def exact_bytes(num_bytes: int) -> str:
+    """A text that `parse_disk_bytes` reads as just these: ``2GiB``, ``1234B``, or ``off`` for 0."""
+    if num_bytes == 0:
+        return "off"
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if num_bytes % _UNITS[unit.lower()] == 0:
+            return f"{num_bytes // _UNITS[unit.lower()]}{unit}"
+    return f"{num_bytes}B"
+
+
 def format_bytes(num_bytes: int) -> str:
     """``1.5 GiB``: binary units, one decimal where it says something."""
     amount = float(num_bytes)

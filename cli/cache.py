@@ -10,7 +10,7 @@ import typer
 
 from . import options
 from .byte_size import parse_bytes
-from .settings import load_settings
+from .settings_file import load_settings
 
 app = typer.Typer(rich_markup_mode=None)
 

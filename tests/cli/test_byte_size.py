@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pippin.cli.byte_size import format_bytes, parse_bytes
+from pippin.cli.byte_size import exact_bytes, format_bytes, parse_bytes, parse_disk_bytes
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,11 @@ def test_whole_amounts_are_exact(amount: int, unit: str) -> None:
 )
 def test_sizes_are_written_short(num_bytes: int, expected: str) -> None:
     assert format_bytes(num_bytes) == expected
+
+
+@given(st.integers(0, 2**50) | st.integers(0, 2**20).map(lambda number: number << 30))
+def test_exact_sizes_read_back_exactly(num_bytes: int) -> None:
+    assert parse_disk_bytes(exact_bytes(num_bytes)) == num_bytes
 
 
 @given(st.integers(1, 2**50))

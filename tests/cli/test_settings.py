@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pippin.cli.main import app
-from pippin.cli.settings import ServeSettings, load_settings, read_settings_file
+from pippin.cli.settings import ServeSettings
+from pippin.cli.settings_file import load_settings, read_settings_file, shipped_names
 from pippin.core.config import CacheConfig, EngineConfig, KVBits, Speculation
 from pippin.core.errors import ConfigError
 from pippin.core.models.cache_folder import cache_folder
@@ -41,6 +42,9 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "tool_call_parser": ("hermes", "llama3", "off"),
     "reasoning_parser": ("think", "mistral", "off"),
     "response_store": ("/s1", "/s2", "off"),
+    "max_body_size": (61, 62, 63),
+    "sse_keepalive": (7.5, 8, 0),
+    "drain_timeout": (71.5, 72, 0),
     "log_level": ("debug", "warning", "error"),
     "api_key": ("k1", "k2", "k3"),
 }
@@ -121,6 +125,8 @@ def test_every_setting_arrives_in_a_config() -> None:
     assert (server.host, server.port, server.api_keys) == ("127.0.0.2", 1, ("k1", "k2"))
     assert server.aliases == ("a1", "*")
     assert server.response_store == Path("/s1")
+    limits = server.max_body_bytes, server.sse_keepalive_s, server.drain_timeout_s
+    assert limits == (61, 7.5, 71.5)
     assert load_settings({"response_store": "off"}, None).server_config().response_store is None
 
 
@@ -152,7 +158,7 @@ def test_a_draft_model_is_used_unless_speculation_is_off(
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--speculation", "mtp"], "'--speculation' (env var: 'PIPPIN_SPECULATION')"),
+        (["--speculation", "magic"], "'--speculation' (env var: 'PIPPIN_SPECULATION')"),
         (["--draft-tokens", "0"], "'--draft-tokens' (env var: 'PIPPIN_DRAFT_TOKENS')"),
         (["--draft-tokens", "16"], "'--draft-tokens' (env var: 'PIPPIN_DRAFT_TOKENS')"),
         (["--kv-disk-size", "much"], "'--kv-disk-size' (env var: 'PIPPIN_KV_DISK_SIZE')"),
@@ -160,7 +166,7 @@ def test_a_draft_model_is_used_unless_speculation_is_off(
         (["--speculation", "draft"], "speculation 'draft' needs a draft-model"),
         (
             ["--speculation", "ngram", "--draft-model", "org/d"],
-            "draft-model goes with speculation 'draft', not 'ngram'",
+            "draft-model goes with speculation 'draft' or 'mtp', not 'ngram'",
         ),
     ],
 )
@@ -188,17 +194,25 @@ def test_keys_and_sizes_come_in_their_forms(tmp_path: Path) -> None:
         ("[serves]\nport = 1", "'serves' is not known"),
         ("port = 1", "'port' is not known"),
         ("serve = 1", "'serve' is not known"),
-        ("[serve]\nport = true", "'port' must be a whole number"),
-        ('[serve]\nport = "80"', "'port' must be a whole number"),
-        ("[serve]\nhost = 1", "'host' must be a text"),
-        ("[serve]\nlog-level = 'loud'", "must be one of debug"),
-        ("[serve]\nspeculation = 'mtp'", "'speculation' must be one of off, ngram, draft"),
-        ("[serve]\ndraft-tokens = 'many'", "'draft-tokens' must be a whole number"),
+        ("[serve]\nport = true", "'port': must be a whole number"),
+        ('[serve]\nport = "80"', "'port': must be a whole number"),
+        ("[serve]\nport = 65536", "'port': must be from 0 to 65535, not 65536"),
+        ("[serve]\nmax-queue = 0", "'max-queue': must be at least 1, not 0"),
+        ("[serve]\nhost = 1", "'host': must be a text"),
+        ("[serve]\nlog-level = 'loud'", "'log-level': must be one of debug, info"),
+        ("[serve]\nspeculation = 'magic'", "'speculation': must be one of off, ngram"),
+        ("[serve]\ndraft-tokens = 'many'", "'draft-tokens': must be a whole number"),
+        ("[serve]\ndrain-timeout = 'long'", "'drain-timeout': must be a number"),
+        ("[serve]\ndrain-timeout = true", "'drain-timeout': must be a number"),
+        ("[serve]\ndrain-timeout = nan", "must be from 0 to 86400, not nan"),
+        ("[serve]\nsse-keepalive = inf", "must be from 0 to 86400, not inf"),
         ("[serve]\nkv-cache-memory = '2XB'", "'kv-cache-memory': '2XB' is not a size"),
+        ("[serve]\nkv-cache-memory = -1", "'kv-cache-memory': '-1' is not a size"),
+        ("[serve]\nkv-cache-memory = [1]", "'kv-cache-memory': must be a whole number"),
+        ("[serve]\nmax-body-size = 0", "'max-body-size': '0' is less than one byte"),
         ("[serve]\nkv-disk-size = 'no'", "'kv-disk-size': 'no' is not a size"),
-        ("[serve]\nkv-cache-memory = 1.5", "must be a whole number"),
-        ("[serve]\napi-key = [1]", "must be a text or a list"),
-        ("[serve]\nalias = [1]", "must be a text or a list"),
+        ("[serve]\napi-key = [1]", "'api-key': must be a text or a list of texts"),
+        ("[serve]\nalias = 1", "'alias': must be a text or a list of texts"),
         ("[serve]\nmax-queue = 1\nmax_queue = 2", "'max_queue' is given twice"),
         ("[serve\n", "not valid TOML"),
         (b"\xff\xfe", "not valid TOML"),
@@ -220,6 +234,30 @@ def test_a_missing_file_is_misuse(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["serve", "--config", str(tmp_path / "gone.toml")])
     assert result.exit_code == 2
     assert "gone.toml cannot be read" in result.stderr
+
+
+def test_a_shipped_file_goes_by_its_name_unless_there_is_such_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert {"default", "agents", "many-models", "mac-studio"} <= {*shipped_names()}
+    assert run(["--config", "default"], {}) == ServeSettings()
+    assert run([], {"PIPPIN_CONFIG": "agents"}).alias == ("claude-*", "local")
+    Path("agents").write_text("[serve]\nport = 5\n")
+    assert run(["--config", "agents"], {}) == ServeSettings(port=5)
+
+
+def test_a_name_that_is_not_shipped_is_told_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["serve", "--config", "agent"])
+    assert result.exit_code == 2
+    names = ", ".join(shipped_names())
+    assert (
+        result.stderr
+        == f"pippin: agent cannot be read: No such file or directory (there are: {names})\n"
+    )
 
 
 def test_kv_bits_may_be_a_number_in_the_file(tmp_path: Path) -> None:
