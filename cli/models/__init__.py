@@ -1,0 +1,1 @@
+"""`pippin models`: what is on the disk, and how it gets there."""
