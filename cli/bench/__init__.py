@@ -1,0 +1,1 @@
+"""`pippin bench-serve`: how fast any OpenAI-compatible server is."""
