@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
+from .bench.command import bench_serve
 from .cache import app as cache_app
+from .chat.command import chat
 from .errors import OneLineErrors
+from .models.command import app as models_app
 from .serve import serve
 
 app = typer.Typer(
     cls=OneLineErrors,
     # Plain help: the boxes leave half the width to the text.
     rich_markup_mode=None,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
@@ -45,4 +47,7 @@ def root(
 
 
 app.command()(serve)
+app.command()(chat)
 app.add_typer(cache_app, name="cache")
+app.add_typer(models_app, name="models")
+app.command("bench-serve")(bench_serve)
