@@ -141,6 +141,7 @@ class StubServer:
             choice = {"delta": {kind: text}} if is_chat else {"text": text}
             _event(writer, {"choices": [{"index": 0, **choice}]})
             sent.token_times.append(time.perf_counter())
+            await writer.drain()  # which ends this if the client has gone
             due += script.gap_s * script.tokens_per_chunk
         _event(writer, {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
         if script.has_usage and (sent.body.get("stream_options") or {}).get("include_usage"):
