@@ -1,36 +1,40 @@
-"""With keys and values in fewer bits, answers are those of mlx-lm on caches of such numbers.
+"""With keys and values in fewer bits, every step is that of mlx-lm on the past that was stored.
 
-A number that lies between two steps is rounded one way or the other by differences of no account,
-such as the order of a sum; from there on the past is another one, and later layers round other
-numbers. So answers may part. How far apart two tokens may be then is known for tiny models only.
+Whole answers are compared without them only: see `stored_past` for why. For the measure, mlx-lm on
+caches of rounded numbers, SmolLM2, prompts of up to 200 tokens in one piece against pieces of 16:
+of 32 answers of 16 tokens 1 parts with 8 bits, 6 with 8 and 4, 13 with 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import engine_driver
 import numpy as np
 import pytest
-from engine_driver import EngineDriver, build, greedy, make_request
+from engine_driver import EngineDriver, build, bytes_per_token, greedy, make_request
 from exactness_modes import Mode, answer_in_mode, random_prompts
-from reference import reference_rows, reference_tokens
+from recorded_runner import RecordedRunner
+from stored_past import Comparison, check_stays
 from tiny_models import VOCAB_SIZE, family_named, make_tiny_model
 
 from pippin.core.backend import mx
+from pippin.core.cache.block_table import BlockTable
 from pippin.core.cache.kv_layout import KVLayout
 from pippin.core.cache.kv_quantization import quantize_layout
-from pippin.core.config import CacheConfig, KVBits
-from pippin.core.engine import device_plan
+from pippin.core.cache.kv_store import KVStore
+from pippin.core.config import CacheConfig, EngineConfig, KVBits
+from pippin.core.engine import device_plan, factory
 from pippin.core.errors import DownloadError
 from pippin.core.models.loader import LoadedModel, load_model
 from pippin.core.models.progress import NullProgress
 from pippin.core.runner.attention.table_attention import TableAttention
-from pippin.core.runner.model_adapter import describe_layout, new_prompt_cache
+from pippin.core.runner.model_adapter import describe_layout
 from pippin.core.runner.paged_model import PagedModel
 
 # isort: split
@@ -45,44 +49,13 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "gemma4": {},
     "deepseek-mla": {"kv_lora_rank": 64, "qk_rope_head_dim": 32},
     "lfm2": {"num_attention_heads": 2, "num_key_value_heads": 1},
+    "qwen3-next": {"head_dim": 32},
+    "falcon-h1": {"head_dim": 32},
 }
-_QUICK_FAMILIES = ("qwen3", "gemma3", "qwen3-moe", "deepseek-mla", "lfm2")
-_QUICK_MODES = (Mode.PREEMPTED, Mode.WARM, Mode.CHUNKS_16)
-_MODES = (Mode.ALONE, Mode.TOGETHER, Mode.SPECULATED, *_QUICK_MODES)
+_QUICK_FAMILIES = ("qwen3", "gemma3", "qwen3-moe", "deepseek-mla", "lfm2", "falcon-h1")
+_QUICK_MODES = (Mode.PREEMPTED, Mode.WARM, Mode.SPECULATED, Mode.CHUNKS_16)
+_MODES = (Mode.ALONE, Mode.TOGETHER, Mode.SPECULATED_TIGHT, *_QUICK_MODES)
 _BITS = [KVBits(8, 8), KVBits(8, 4), KVBits(4, 4)]
-# In logits of width 1 to 2: what one step of one number came to at most, and something on top.
-_CLOSE = 0.25
-
-
-class RoundedModel:
-    """A model whose own caches are handed rounded keys and values."""
-
-    def __init__(self, model: Any, bits: KVBits) -> None:
-        self._model = model
-        self._bits = bits
-        self._layers = quantize_layout(describe_layout(model)[0], bits).layers
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return self._model(*args, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def make_cache(self) -> list[Any]:
-        """One for each layer, as mlx-lm asks for them."""
-        caches = new_prompt_cache(self._model)
-        for cache, layer in zip(caches, self._layers, strict=True):
-            if layer.is_quantized:
-                update = cache.update_and_fetch
-                cache.update_and_fetch = partial(self._update, update, layer.group_size)
-        return caches
-
-    def _update(self, update: Callable[..., Any], size: int, keys: Any, values: Any) -> Any:
-        rounded = []
-        for array, bits in ((keys, self._bits.keys), (values, self._bits.values)):
-            packed = mx.quantize(array, group_size=size, bits=bits)
-            rounded.append(mx.dequantize(*packed, group_size=size, bits=bits))
-        return update(*rounded)
 
 
 @pytest.fixture
@@ -99,59 +72,60 @@ def bits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> KVB
     return bits
 
 
+@pytest.fixture
+def runners(monkeypatch: pytest.MonkeyPatch) -> list[RecordedRunner]:
+    """Those of all engines of this test."""
+    made: list[RecordedRunner] = []
+
+    class Runner(RecordedRunner):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(factory, "PagedRunner", Runner)
+    return made
+
+
 def tiny(name: str) -> LoadedModel:
     family = family_named(name)
     settings = {**family.settings, **_FAMILIES[name]}
     return make_tiny_model(replace(family, settings=settings))
 
 
-def part(
-    model: Any, prompt: Sequence[int], want: Sequence[int], have: Sequence[int]
-) -> float | None:
-    """How close a call it was where two answers part; `None` if they do not."""
-    if list(want) == list(have):
-        return None
-    assert len(want) == len(have)
-    at = next(i for i, (a, b) in enumerate(zip(want, have, strict=True)) if a != b)
-    row = reference_rows(model, prompt, want[: at + 1])[at]
-    return abs(float(row[want[at]]) - float(row[have[at]]))
-
-
-def check(loaded: LoadedModel, mode: Mode, bits: KVBits, prompts: Sequence[Sequence[int]]) -> None:
-    """Nearly all answers are the same, and where one parts it was a close call."""
-    model = RoundedModel(loaded.model, bits)
-    wanted = [reference_tokens(model, prompt, num_tokens=16) for prompt in prompts]
-
-    got = answer_in_mode(loaded, mode, prompts, num_tokens=16, block_size=8)
-
-    gaps = [part(model, *it) for it in zip(prompts, wanted, got, strict=True)]
-    apart = [gap for gap in gaps if gap is not None]
-    assert len(apart) <= len(prompts) // 8, apart
-    assert all(gap < _CLOSE for gap in apart), apart
-
-
-def check_family(name: str, mode: Mode, bits: KVBits, *, count: int, longest: int) -> None:
-    if name == "lfm2" and mode is Mode.SPECULATED:
-        pytest.skip("speculation is refused")
+def tiny_prompts(count: int, longest: int) -> list[Sequence[int]]:
     rng = np.random.default_rng(7)
-    prompts = random_prompts(
+    return random_prompts(
         rng,
         lambda length: rng.integers(0, VOCAB_SIZE, size=length).tolist(),
         count=count,
         longest=longest,
     )
-    check(tiny(name), mode, bits, prompts)
+
+
+def check(name: str, runners: Sequence[RecordedRunner]) -> Comparison:
+    """Compare all that these runners did with a model of that name."""
+    done = check_stays(tiny(name).model, [stay for runner in runners for stay in runner.stays])
+    assert done.num_groups > 0
+    return done
 
 
 @pytest.mark.parametrize("bits", [KVBits(8, 4)], ids=str, indirect=True)
 @pytest.mark.parametrize("mode", _QUICK_MODES, ids=lambda mode: mode.name)
 @pytest.mark.parametrize("name", _QUICK_FAMILIES)
-def test_answers_are_those_of_rounded_caches(name: str, mode: Mode, bits: KVBits) -> None:
-    check_family(name, mode, bits, count=10, longest=120)
+def test_steps_are_those_of_mlx_lm(
+    name: str, mode: Mode, bits: KVBits, runners: list[RecordedRunner]
+) -> None:
+    prompts = tiny_prompts(10, 120)
+    answers = answer_in_mode(tiny(name), mode, prompts, num_tokens=16, block_size=8)
+    done = check(name, runners)
+    assert done.num_draws >= sum(map(len, answers))
+    assert done.num_found > 0 or mode is not Mode.WARM
 
 
 @pytest.mark.parametrize("bits", [KVBits(8, 4)], ids=str, indirect=True)
-def test_compiled_steps_draw_the_same(bits: KVBits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_steps_are_those_of_mlx_lm(
+    bits: KVBits, runners: list[RecordedRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on a GPU, but for the kernels: tables, and the store's arrays go through a graph."""
     models = []
 
@@ -163,11 +137,75 @@ def test_compiled_steps_draw_the_same(bits: KVBits, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(device_plan, "_choose_attention", lambda _: TableAttention())
     mx.enable_compile()
     try:
-        check_family("qwen3", Mode.PREEMPTED, bits, count=8, longest=80)
+        prompts = tiny_prompts(8, 80)
+        answer_in_mode(tiny("qwen3"), Mode.PREEMPTED, prompts, num_tokens=16, block_size=8)
     finally:
         mx.disable_compile()
     assert models[-1].is_compiled
     assert models[-1].num_traces > 0
+    check("qwen3", runners)
+
+
+@pytest.mark.parametrize("bits", [KVBits(8, 4)], ids=str)
+@pytest.mark.parametrize("name", ["gemma3", "lfm2"])
+def test_steps_after_a_restart_are_those_of_mlx_lm(
+    name: str, bits: KVBits, runners: list[RecordedRunner], tmp_path: Path
+) -> None:
+    prompts = [list(range(50, 50 + length)) for length in (70, 123)]
+    for number in range(2):
+        loaded = tiny(name)
+        cache = CacheConfig(
+            block_size=8,
+            max_bytes=2000 * bytes_per_token(loaded),
+            kv_bits=bits,
+            disk_folder=tmp_path,
+            disk_bytes=64 * 1024**2,
+        )
+        engine = factory.build_engine(loaded, EngineConfig(max_model_len=500, cache=cache)).engine
+        driver = EngineDriver(engine)
+        for index, prompt in enumerate(prompts):
+            driver.run([make_request(f"{number}-{index}", prompt, greedy(8))])
+        assert engine._disk is not None
+        engine._disk._tier.close()
+    assert engine.scheduler.num_disk_hits >= 100
+    assert check(name, runners).num_found > 0
+
+
+def _as_given(store: KVStore, layer: int, keys: mx.array, values: mx.array) -> Any:
+    del store, layer
+    return keys, values
+
+
+def _permuted(
+    table: BlockTable, first: int, block_ids: Sequence[int], *, start_at: Any = BlockTable.start_at
+) -> None:
+    start_at(table, first, block_ids[::-1])
+
+
+@pytest.mark.parametrize("bits", [KVBits(8, 8)], ids=str, indirect=True)
+@pytest.mark.parametrize(
+    ("owner", "name", "fault", "message"),
+    [
+        (KVStore, "as_read", _as_given, "below the best|steps"),
+        (BlockTable, "start_at", _permuted, "never stored"),
+    ],
+    ids=["a chunk attends to exact numbers", "blocks in another order"],
+)
+def test_faults_are_seen(
+    owner: type,
+    name: str,
+    fault: Any,
+    message: str,
+    bits: KVBits,
+    runners: list[RecordedRunner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owner, name, fault)
+    driver = EngineDriver(build(tiny("qwen3"), block_size=8).engine)
+    for request in "ab":
+        driver.run([make_request(request, list(range(60, 130)), greedy(4))])
+    with pytest.raises(AssertionError, match=message):
+        check("qwen3", runners)
 
 
 @pytest.mark.exactness
@@ -175,17 +213,23 @@ def test_compiled_steps_draw_the_same(bits: KVBits, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("bits", _BITS, ids=str, indirect=True)
 @pytest.mark.parametrize("mode", _MODES, ids=lambda mode: mode.name)
 @pytest.mark.parametrize("name", _FAMILIES)
-def test_more_answers_are_those_of_rounded_caches(name: str, mode: Mode, bits: KVBits) -> None:
-    check_family(name, mode, bits, count=32, longest=600)
+def test_more_steps_are_those_of_mlx_lm(
+    name: str, mode: Mode, bits: KVBits, runners: list[RecordedRunner]
+) -> None:
+    prompts = tiny_prompts(32, 600)
+    answer_in_mode(tiny(name), mode, prompts, num_tokens=16, block_size=8)
+    check(name, runners)
 
 
 @pytest.mark.exactness
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("bits", _BITS, ids=str, indirect=True)
 @pytest.mark.parametrize("mode", _QUICK_MODES, ids=lambda mode: mode.name)
-def test_answers_of_a_real_model_are_those_of_rounded_caches(mode: Mode, bits: KVBits) -> None:
+def test_steps_of_a_real_model_are_those_of_mlx_lm(
+    mode: Mode, bits: KVBits, runners: list[RecordedRunner]
+) -> None:
     try:
-        loaded = load_model("demo", progress=NullProgress())
+        loaded, fresh = (load_model("demo", progress=NullProgress()) for _ in range(2))
     except DownloadError as error:
         pytest.skip(f"the demo model cannot be fetched here: {error}")
     text = "\n".join(topics[name] for name in sorted(topics))[:100_000]
@@ -196,7 +240,10 @@ def test_answers_of_a_real_model_are_those_of_rounded_caches(mode: Mode, bits: K
         start = int(rng.integers(0, len(ids) - length))
         return ids[start : start + length]
 
-    check(loaded, mode, bits, random_prompts(rng, draw, count=16, longest=200))
+    prompts = random_prompts(rng, draw, count=16, longest=200)
+    answer_in_mode(loaded, mode, prompts, num_tokens=16, block_size=8)
+    done = check_stays(fresh.model, [stay for runner in runners for stay in runner.stays])
+    assert done.num_draws >= 16 * 16
 
 
 @pytest.mark.parametrize("bits", [KVBits(8, 8), KVBits(4, 4)], ids=str, indirect=True)

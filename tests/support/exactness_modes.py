@@ -176,13 +176,15 @@ def _speculated(
     driver = EngineDriver(built.engine)
     if built.paging_problem is None:
         driver.engine._speculator = speculator
-    speculated = _run(driver, prompts, num_tokens, "s")
+    speculated = _ids(_run(driver, prompts, num_tokens, "s"))
     if built.paging_problem is None:
         counts = speculator.counts
         assert 0 < counts.num_accepted < counts.num_drafted
-        assert driver.num_steps < plain.num_steps or make is _tight
+        # The prophet falls silent where an answer parts from the one that it knows.
+        is_known = speculated == answers
+        assert driver.num_steps < plain.num_steps or make is _tight or not is_known
         assert driver.num_preempted > 0 or make is _roomy
-    return _ids(speculated)
+    return speculated
 
 
 def similar(loaded: LoadedModel) -> LoadedModel:
