@@ -20,7 +20,7 @@ from pippin.core.config import (
     Speculation,
 )
 from pippin.core.errors import ConfigError
-from pippin.core.models.cache_folder import cache_folder
+from pippin.core.folders import cache_folder
 from pippin.server.config import ServerConfig
 
 from .byte_size import format_bytes, parse_bytes, parse_disk_bytes

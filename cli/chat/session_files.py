@@ -7,34 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from pippin.core.errors import PippinError
+from pippin.core.folders import data_folder
 
 from .session import Session, read_session, write_session
 
 _AUTO = "auto-"
 _NUM_AUTO = 20
 _NAME = re.compile(r"\w[\w.-]{0,99}")
-
-
-def data_folder() -> Path:
-    """The folder for what cannot be made again; it need not exist yet.
-
-    ``PIPPIN_DATA_DIR`` if set, else where the platform keeps an application's data.
-
-    Source: XDG Base Directory Specification 0.8; Apple, File System Programming Guide.
-    """
-    if chosen := os.environ.get("PIPPIN_DATA_DIR"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "pippin"
-    xdg = os.environ.get("XDG_DATA_HOME", "")
-    # The specification says that a relative path is to be ignored.
-    return (Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".local" / "share") / "pippin"
 
 
 def history_file() -> Path:

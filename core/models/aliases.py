@@ -7,34 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 import tomllib
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..folders import config_folder
 from .cache_folder import file_lock, models_folder
 
 # No slash: neither a hub id nor a path can be meant.
 _NAME = re.compile(r"[A-Za-z0-9][\w.:-]*", re.ASCII)
 _TABLE = "aliases"
 DEMO = "demo"
-
-
-def config_folder() -> Path:
-    """The folder of what a person has set; it need not exist yet.
-
-    ``PIPPIN_CONFIG_DIR`` if set, else where the platform keeps settings.
-
-    Source: XDG Base Directory Specification 0.8; Apple, File System Programming Guide.
-    """
-    if chosen := os.environ.get("PIPPIN_CONFIG_DIR"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "pippin"
-    xdg = os.environ.get("XDG_CONFIG_HOME", "")
-    base = Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".config"
-    return base / "pippin"
 
 
 def read_aliases() -> dict[str, str]:

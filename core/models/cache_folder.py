@@ -1,4 +1,4 @@
-"""pippin's own cache folder: where it is, and how a finished folder gets into it.
+"""Models in pippin's own cache folder, and how a finished folder gets into it.
 
 A folder appears under its final name complete or not at all, and two processes that want the same
 one do the work once. Everything in it can be made again, so deleting it is always safe.
@@ -9,28 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-def cache_folder() -> Path:
-    """The folder for converted and fetched models; it need not exist yet.
-
-    ``PIPPIN_CACHE_DIR`` if set, else where the platform keeps caches.
-
-    Source: XDG Base Directory Specification 0.8; Apple, File System Programming Guide.
-    """
-    if chosen := os.environ.get("PIPPIN_CACHE_DIR"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "pippin"
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification says that a relative path is to be ignored.
-    base = Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".cache"
-    return base / "pippin"
+from ..folders import cache_folder
 
 
 def models_folder() -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import mx
-from ..models.cache_folder import cache_folder
+from ..folders import cache_folder
 
 logger = logging.getLogger(__name__)
 

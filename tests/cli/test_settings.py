@@ -16,7 +16,7 @@ from pippin.cli.settings import ServeSettings
 from pippin.cli.settings_file import load_settings, read_settings_file, shipped_names
 from pippin.core.config import CacheConfig, EngineConfig, KVBits, Speculation
 from pippin.core.errors import ConfigError
-from pippin.core.models.cache_folder import cache_folder
+from pippin.core.folders import cache_folder
 from pippin.server.config import ServerConfig
 
 # Three values for each setting that are neither the default nor each other.

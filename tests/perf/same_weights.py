@@ -20,7 +20,8 @@ from pathlib import Path
 
 from pippin.core.backend import blas_name, device_kind
 from pippin.core.errors import PippinError
-from pippin.core.models.cache_folder import cache_folder, publish_folder
+from pippin.core.folders import cache_folder
+from pippin.core.models.cache_folder import publish_folder
 from pippin.core.models.loader import LoadedModel, load_model
 from pippin.core.models.progress import NullProgress
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pippin.core.models.cache_folder import cache_folder, publish_folder
+from pippin.core.folders import cache_folder
+from pippin.core.models.cache_folder import publish_folder
 
 
 def write_model(folder: Path) -> None:
