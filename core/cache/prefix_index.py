@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from .block_hash import BlockHash
 
 
@@ -36,16 +34,6 @@ class PrefixIndex:
     def hash_of(self, block_id: int) -> BlockHash | None:
         """What a block holds, if it can be found by it."""
         return self._hash_by_block.get(block_id)
-
-    def longest_match(self, block_hashes: Sequence[BlockHash]) -> list[int]:
-        """Blocks of the longest known run from the start."""
-        blocks = []
-        for block_hash in block_hashes:
-            block_id = self._block_by_hash.get(block_hash)
-            if block_id is None:
-                break
-            blocks.append(block_id)
-        return blocks
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` unless both directions agree."""

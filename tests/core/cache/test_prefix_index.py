@@ -45,14 +45,6 @@ def test_a_removed_block_is_not_found_and_may_come_back_with_other_content() -> 
     index.check_integrity()
 
 
-def test_the_longest_match_ends_at_the_first_gap() -> None:
-    index = make_index((A, 3), (C, 5))
-    assert index.longest_match([A, B, C]) == [3]
-    assert index.longest_match([B, A]) == []
-    assert index.longest_match([A, C]) == [3, 5]
-    assert index.longest_match([]) == []
-
-
 def test_the_integrity_check_sees_a_one_way_entry() -> None:
     index = make_index((A, 3))
     index._hash_by_block[4] = B
