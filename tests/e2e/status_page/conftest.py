@@ -16,7 +16,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 OpenPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="package")  # no wider: other tests run event loops of their own
+@pytest.fixture(scope="module")  # no wider: other tests run event loops of their own
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("needs a Chromium on the PATH, such as from `apt install chromium`")
