@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +31,9 @@ from .settings import disk_folder
 _AGES = {"1 hour": 3600.0, "1 day": 86_400.0, "1 week": 604_800.0, "30 days": 2_592_000.0}
 _BAR_WIDTH = 30
 _DIGEST_SHOWN = 8
+_TEXTS = ("namespace", "model", "layout", "dtype")
+# The columns of `ls` that a narrow screen does without, in this order.
+_LEAST_FIRST = ("checkpoints", "block size", "dtype", "hits", "layout", "blocks", "last use")
 
 
 def run_list(folder: Path | None, *, as_json: bool) -> None:
@@ -39,28 +43,48 @@ def run_list(folder: Path | None, *, as_json: bool) -> None:
     if as_json:
         _print_json([_to_json(summary) for summary in summaries])
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("namespace", "model", "layout", "dtype"):
-        table.add_column(title, overflow="fold")
-    for title in ("block size", "blocks", "checkpoints", "tokens", "size", "hits", "last use"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for summary in summaries:
-        blocks, checkpoints = _counts(summary)
-        table.add_row(
-            summary.digest[:_DIGEST_SHOWN],
-            # As plain text: a model's name may hold brackets.
-            *(Text(text) for text in (summary.namespace.model, summary.namespace.layout)),
-            Text(summary.namespace.dtype),
-            *(f"{n:,}" for n in (summary.namespace.block_size, blocks, checkpoints)),
-            f"{summary.num_tokens:,}",
-            format_bytes(summary.num_bytes),
-            f"{summary.hits:,}",
-            format_age(summary.used_unix),
-        )
     if summaries:
-        make_data_console().print(table)
+        console = make_data_console()
+        console.print(_fitting_table([_cells(summary) for summary in summaries], console))
     total = format_bytes(sum(summary.num_bytes for summary in summaries))
     _say(f"{total} in {where}" if summaries else f"nothing is kept in {where}")
+
+
+def _cells(summary: NamespaceSummary) -> dict[str, str]:
+    namespace, (blocks, checkpoints) = summary.namespace, _counts(summary)
+    return {
+        "namespace": summary.digest[:_DIGEST_SHOWN],
+        "model": namespace.model,
+        "layout": namespace.layout,
+        "dtype": namespace.dtype,
+        "block size": f"{namespace.block_size:,}",
+        "blocks": f"{blocks:,}",
+        "checkpoints": f"{checkpoints:,}",
+        "tokens": f"{summary.num_tokens:,}",
+        "size": format_bytes(summary.num_bytes),
+        "hits": f"{summary.hits:,}",
+        "last use": format_age(summary.used_unix),
+    }
+
+
+def _fitting_table(rows: Sequence[dict[str, str]], console: Console) -> Table:
+    """All columns, or on a narrow screen those that matter most; JSON has all."""
+    left = list(_LEAST_FIRST)
+    unbounded = console.options.update(width=10_000)
+    while True:
+        titles = [title for title in rows[0] if title in left or title not in _LEAST_FIRST]
+        table = Table(box=None, pad_edge=False)
+        for title in titles:
+            if title in _TEXTS:
+                table.add_column(title, overflow="fold")
+            else:
+                table.add_column(title, justify="right", no_wrap=True)
+        for cells in rows:
+            # As plain text: a model's name may hold brackets.
+            table.add_row(*(Text(cells[title]) for title in titles))
+        if not left or console.measure(table, options=unbounded).maximum <= console.width:
+            return table
+        del left[0]
 
 
 def run_inspect(folder: Path | None, name: str | None, *, limit: int, as_json: bool) -> None:
