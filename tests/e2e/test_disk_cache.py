@@ -18,6 +18,7 @@ import httpx
 import pytest
 from engine_driver import greedy
 from live_server import serve
+from small_disk import fill, mounted_disk
 from tiny_models import save_tiny_model
 
 from pippin.core.cache.disk.maintenance import list_namespaces, verify
@@ -265,13 +266,8 @@ def test_a_clock_that_jumps_changes_nothing(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("may not mount a small disk here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted_disk(tmp_path / "disk") as disk:
+        yield disk
 
 
 def test_a_full_disk_is_no_harm(
@@ -280,9 +276,7 @@ def test_a_full_disk_is_no_harm(
     expected: dict[str, list[tuple[int, ...]]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with (small_disk / "filler").open("wb", buffering=0) as file:
-        while shutil.disk_usage(small_disk).free:
-            file.write(bytes(4096))
+    fill(small_disk)
     for _ in range(2):
         caplog.clear()
         with start(models["llama-tied"], small_disk / "kv", max_bytes=8 << 20) as run:

@@ -1,7 +1,6 @@
 """What the engine sees: nothing blocks, nothing wrong comes back, trouble is told once."""
 
 import logging
-import shutil
 import subprocess
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from disk_records import NAMESPACE, OTHER, content_of, folder_bytes, key_of, make_record
+from small_disk import fill, mounted_disk
 
 from pippin.core.cache.disk.folder import TierFolder
 from pippin.core.cache.disk.reader import Fetch
@@ -288,26 +288,18 @@ def test_what_is_queued_when_the_disk_fails_is_dropped(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("may not mount a small disk here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted_disk(tmp_path / "disk") as disk:
+        yield disk
 
 
 def test_a_full_disk_ends_spilling_until_there_is_room(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    filler = small_disk / "filler"
     with closing(open_tier(small_disk / "kv", retry_s=0.05)) as tier:
         for number in range(20):
             tier.put(make_record(number, num_bytes=100_000))
         assert tier.flush(10)
-        with filler.open("wb", buffering=0) as file:
-            while shutil.disk_usage(small_disk).free:
-                file.write(bytes(4096))
+        filler = fill(small_disk)
         for number in range(20, 30):
             tier.put(make_record(number, num_bytes=100_000))
             time.sleep(0.02)
