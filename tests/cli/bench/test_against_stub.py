@@ -99,7 +99,7 @@ def test_reasoning_counts_as_the_first_token(measure: Callable[..., dict[str, An
 def test_counts_are_the_servers_own(measure: Callable[..., dict[str, Any]]) -> None:
     script = Script(num_tokens=7, tokens_per_chunk=3, cached_tokens=5)
     with stub_server(script) as stub:
-        args = ("--concurrency", "2", "--num-requests", "6", "--warmup", "0")
+        args = ("--concurrency", "2", "--num-requests", "6", "--warmup", "0", "--seed", "1")
         figures = only(measure(stub.url, *args, "--input-tokens", "300"))
         inputs = [count_tokens(sent.body) for sent in stub.log[2:]]
     assert (figures["output_tokens"], figures["output_unit"]) == (42, "token")
