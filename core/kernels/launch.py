@@ -9,7 +9,16 @@ from typing import Any
 
 from ..backend import device_kind, mx
 from ..errors import ConfigError
-from .kernel_source import INPUTS, OPENINGS, OUTPUTS, header, read, small_inputs, unique_name
+from .kernel_source import (
+    INPUTS,
+    OPENINGS,
+    OUTPUTS,
+    header,
+    read,
+    refer,
+    small_inputs,
+    unique_name,
+)
 
 
 def are_kernels_off() -> bool:
@@ -66,14 +75,14 @@ def launch_all(
 @functools.cache
 def _kernel(kernel: str, threads: int) -> Callable[..., Sequence[mx.array]]:
     dialect = device_kind()
-    before = header(read(f"prelude_{dialect}"), threads)
+    prelude = f"prelude_{dialect}"
     fast: Any = mx.fast  # mlx's stubs leave cuda_kernel out
     make = fast.cuda_kernel if dialect == "cuda" else fast.metal_kernel
     made: Callable[..., Sequence[mx.array]] = make(
-        name=unique_name(kernel, before),
+        name=unique_name(kernel, header(read(prelude), threads)),
         input_names=INPUTS[kernel],
         output_names=OUTPUTS.get(kernel, ("out",)),
-        source=OPENINGS[dialect] + read(kernel),
-        header=before,
+        source=OPENINGS[dialect] + refer(kernel),
+        header=header(refer(prelude), threads, refer),
     )
     return made

@@ -12,13 +12,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ..backend import device_kind, mx
-from .kernel_source import read
+from .kernel_source import read, refer
 from .launch import are_kernels_off
 
 _KIB = 1024
@@ -323,22 +323,23 @@ product.sum_splits(const_cast<uint32_t*>(counters), out);
 """
 
 
-def header(blocks: int, threads: int) -> str:
+def header(blocks: int, threads: int, get: Callable[[str], str] = read) -> str:
     """What comes before a body.
 
     Args:
         blocks: Thread blocks that must fit on a multiprocessor, as far as registers go.
         threads: Of a block.
+        get: Gives the text of a source file.
     """
     bounds = f"#define MAX_THREADS {threads}\n#define MIN_BLOCKS {blocks}\n"
-    return bounds + read("quantized_matmul_cuda") + read("quantized_matmul")
+    return bounds + get("quantized_matmul_cuda") + get("quantized_matmul")
 
 
 @functools.cache
 def _kernel(blocks: int, threads: int, shared: int, is_split: bool) -> Any:
-    source = header(blocks, threads)
     body = SPLIT_BODY if is_split else BODY
     # MLX keeps compiled kernels by name, even on disk.
+    source = header(blocks, threads)
     digest = hashlib.sha256((source + body).encode()).hexdigest()[:12]
     return mx.fast.cuda_kernel(
         # MLX sets the shared memory of a kernel only once.
@@ -346,6 +347,6 @@ def _kernel(blocks: int, threads: int, shared: int, is_split: bool) -> Any:
         input_names=["x", "weight", "scales", "biases", *["counters"] * is_split],
         output_names=[*["partials"] * is_split, "out"],
         source=body,
-        header=source,
+        header=header(blocks, threads, refer),
         shared_memory=shared,
     )

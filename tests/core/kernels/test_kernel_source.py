@@ -45,6 +45,21 @@ def test_a_kernel_is_renamed_when_its_text_changes(monkeypatch: pytest.MonkeyPat
     assert name != unique_name("paged_decode", before)
 
 
+@pytest.mark.parametrize("name", ["paged_decode", "merge_splits", "rope_write", "add_norm"])
+def test_cuda_is_given_an_include_and_the_names_of_shapes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_source, "device_kind", lambda: "cuda")
+    text = kernel_source.refer(name)
+    included = re.search(r'#include "(.+)"', text)
+    assert included
+    assert Path(included[1]).read_text(encoding="utf-8") == read(name)
+    assert set(re.findall(r"\w+_shape", text)) == set(re.findall(r"\w+_shape", read(name)))
+    assert len(text) < 300
+    monkeypatch.setattr(kernel_source, "device_kind", lambda: "metal")
+    assert kernel_source.refer(name) == read(name)
+
+
 @pytest.mark.skipif(_NVCC is None, reason="no nvcc")
 @pytest.mark.parametrize(
     "shape",
