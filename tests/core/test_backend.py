@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pippin.core import backend
 from pippin.core.backend import device_kind, exp2, mx, nn, stock_silu
 
 pytestmark = pytest.mark.skipif(
@@ -54,6 +55,18 @@ def test_products_are_the_same_with_either_library() -> None:
     )
     with_openblas, with_reference = run_python(code), run_python(code, PIPPIN_BLAS="none")
     assert float(with_openblas) == pytest.approx(float(with_reference), abs=1e-3)
+
+
+@pytest.mark.parametrize(("own", "limit"), [(None, "1000000"), ("50", "50")])
+def test_cuda_graphs_are_not_cut_at_a_kv_store(
+    own: str | None, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_has_cuda_backend", lambda: True)
+    monkeypatch.setenv("MLX_MAX_MB_PER_BUFFER", own or "")
+    if own is None:
+        monkeypatch.delenv("MLX_MAX_MB_PER_BUFFER")
+    assert backend._prepare() is None
+    assert os.environ["MLX_MAX_MB_PER_BUFFER"] == limit
 
 
 def test_compilation_is_off() -> None:
