@@ -20,6 +20,8 @@ from .step_costs import StepCosts
 logger = logging.getLogger(__name__)
 
 _CHUNKS = (32, 64, 256, 1024)
+# Tokens of a row that attention shares out among kernels of its own.
+_LONG_PAST = 2048
 
 
 class WarmUp:
@@ -31,9 +33,9 @@ class WarmUp:
         self._states = StateStore(store.layout) if store.layout.recurrent else None
         self._builder = BatchBuilder(store.layout.groups, model.attention, form=model.form)
 
-    def rows(self, count: int) -> float:
-        """Run rows alone; returns the seconds."""
-        return self._run([self._tokens(1, row) for row in range(count)])
+    def rows(self, count: int, *, past: int = 1) -> float:
+        """Run rows alone, each behind so many tokens; returns the seconds."""
+        return self._run([self._tokens(1, row, past) for row in range(count)])
 
     def chunk(self, length: int) -> float:
         """Run a chunk alone; returns the seconds."""
@@ -47,15 +49,13 @@ class WarmUp:
         self.chunk(length)
         return int(mx.get_peak_memory()) - before
 
-    def _tokens(self, count: int, key: int) -> Run:
+    def _tokens(self, count: int, key: int, start: int = 0) -> Run:
         size = self._store.block_size
         tables = []
         for group in range(len(self._store.layout.groups)):
             table = BlockTable(size)
-            table.append([self._store.trash_block(group)] * -(-count // size))
+            table.append([self._store.trash_block(group)] * -(-(start + count) // size))
             tables.append(table)
-        # A single token stands for one that has a past.
-        start = 1 if count == 1 else 0
         return Run(token_ids=[0] * count, start=start, tables=tables, num_logits=1, key=key)
 
     def _run(self, runs: list[Run]) -> float:
@@ -79,6 +79,7 @@ def learn_costs(
     count = 1
     while count <= max_num_seqs:
         rows = row_bucket(count)
+        warm_up.rows(rows, past=_LONG_PAST)
         warm_up.rows(rows)
         costs.observe(count, 0, warm_up.rows(rows))
         count = rows + 1

@@ -33,6 +33,7 @@ def test_only_the_trash_block_is_written(family: str) -> None:
     warm_up, store = make(family)
 
     assert warm_up.rows(3) > 0
+    assert warm_up.rows(2, past=300) > 0
     assert warm_up.chunk(50) > 0
 
     for layer in range(len(store.layout.layers)):
