@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+BlockIds: TypeAlias = np.ndarray[Any, np.dtype[np.uint32]]
 
 
 class BlockTable:
@@ -16,6 +21,15 @@ class BlockTable:
         self.block_size = block_size
         self._first_block = 0
         self._block_ids: list[int] = []
+        # The same, as far as `span` has been asked for it.
+        self._array: BlockIds = np.empty(0, np.uint32)
+        self._num_in_array = 0
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """Stays the same while blocks are added only."""
+        return self._version
 
     @property
     def first_block(self) -> int:
@@ -53,8 +67,23 @@ class BlockTable:
         Raises:
             IndexError: The position's block is not held.
         """
-        block_index, offset = divmod(position, self.block_size)
-        return self.block_at(block_index) * self.block_size + offset
+        size = self.block_size
+        return self.block_at(position // size) * size + position % size
+
+    def span(self, first: int, stop: int) -> BlockIds:
+        """Ids of the ``first``-th to, without it, the ``stop``-th block; a view.
+
+        They are held, and the array is read before the table changes.
+        """
+        num_held = len(self._block_ids)
+        if self._num_in_array < num_held:  # blocks come at the end, one in many steps
+            if num_held > len(self._array):
+                known = self._array[: self._num_in_array]
+                self._array = np.empty(2 * num_held, np.uint32)
+                self._array[: len(known)] = known
+            self._array[self._num_in_array : num_held] = self._block_ids[self._num_in_array :]
+            self._num_in_array = num_held
+        return self._array[first - self._first_block : stop - self._first_block]
 
     def append(self, block_ids: Sequence[int]) -> None:
         """Hold more blocks at the end."""
@@ -69,6 +98,10 @@ class BlockTable:
     def drop_before(self, first_block: int) -> list[int]:
         """Let go of the blocks before ``first_block``; returns their ids."""
         count = min(max(first_block - self._first_block, 0), len(self._block_ids))
+        if not count:
+            return []
+        self._version += 1
+        self._num_in_array = 0
         dropped = self._block_ids[:count]
         del self._block_ids[:count]
         self._first_block += count
@@ -77,4 +110,6 @@ class BlockTable:
     def clear(self) -> list[int]:
         """Let go of everything; returns the ids, in the order of their positions."""
         released, self._block_ids, self._first_block = self._block_ids, [], 0
+        self._version += 1
+        self._num_in_array = 0
         return released

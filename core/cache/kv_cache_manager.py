@@ -84,6 +84,7 @@ class KVCacheManager:
         self.groups = tuple(groups)
         self.pools = tuple(BlockPool(count) for count in num_blocks)
         self.checkpoints = None if num_states is None else Checkpoints(num_states)
+        self._sliding = [i for i, group in enumerate(groups) if group.window is not None]
         self._namespace = tuple(namespace)
         self._announced: Counter[BlockHash] = Counter()
 
@@ -265,12 +266,14 @@ class KVCacheManager:
         Positions that no token from ``start`` on attends to are let go first. Either every group
         gets its blocks or none does.
         """
-        wanted = []
-        for group, pool, table in zip(self.groups, self.pools, cache.tables, strict=True):
-            first = group.first_needed(start) // self.block_size
+        for index in self._sliding:
+            first = self.groups[index].first_needed(start) // self.block_size
             # Tail of a window: oldest first, it is the least likely to be matched again.
-            pool.release(table.drop_before(first))
-            wanted.append(max(0, blocks_for(stop, self.block_size) - table.num_blocks))
+            self.pools[index].release(cache.tables[index].drop_before(first))
+        num_blocks = blocks_for(stop, self.block_size)
+        wanted = [max(0, num_blocks - table.num_blocks) for table in cache.tables]
+        if not any(wanted):
+            return True
         if any(n > pool.num_available for n, pool in zip(wanted, self.pools, strict=True)):
             return False
         for count, pool, table in zip(wanted, self.pools, cache.tables, strict=True):

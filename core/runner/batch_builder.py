@@ -18,7 +18,8 @@ from .forward_batch import ChunkPlan, ForwardBatch, GroupBatch, PassForm
 RaggedBucket: TypeAlias = Callable[[int, int], tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, as one is made for every row of every step, but nobody changes it.
+@dataclass(slots=True, kw_only=True)
 class Run:
     """Consecutive tokens of one sequence that are computed in one step.
 
@@ -75,7 +76,8 @@ class BatchBuilder:
 
     def order(self, runs: Seq[Run]) -> list[int]:
         """The order in which the passes have the runs: rows first."""
-        return sorted(range(len(runs)), key=lambda i: self._is_chunk(runs[i]))
+        is_chunk = [self._is_chunk(run) for run in runs]
+        return sorted(range(len(runs)), key=is_chunk.__getitem__)
 
     def build(self, runs: Seq[Run], drawn: mx.array | None = None) -> list[ForwardBatch]:
         """Make the passes of runs that are in `order`.
@@ -98,27 +100,30 @@ class BatchBuilder:
         return passes
 
     def _build(self, runs: Seq[Run], drawn: mx.array | None) -> ForwardBatch:
-        rows = [run for run in runs if not self._is_chunk(run)]
-        chunks = [run for run in runs if self._is_chunk(run)]
-        num_rows = sum(len(run.token_ids) for run in rows)
+        rows, chunks = list[Run](), list[Run]()
+        for run in runs:
+            (chunks if self._is_chunk(run) else rows).append(run)
+        ids, positions = _tokens(rows)
+        num_rows = len(ids)
         # Only batches of rows alone have few enough shapes to be worth repeating.
         num_padding = 0 if chunks else self._row_bucket(num_rows) - num_rows
-        ids = [token for run in rows for token in run.token_ids] + [0] * num_padding
-        positions = [run.start + i for run in rows for i in range(len(run.token_ids))]
+        ids += [0] * num_padding
         positions += [0] * num_padding
-        for run in chunks:
-            ids += run.token_ids
-            positions += range(run.start, run.start + len(run.token_ids))
+        groups = tuple(
+            self._group_batch(index, rows, positions, num_padding, chunks)
+            for index in range(len(self._groups))
+        )
+        if chunks:
+            more_ids, more_positions = _tokens(chunks)
+            ids += more_ids
+            positions += more_positions
         return ForwardBatch(
             token_ids=_token_ids(ids, rows, drawn),
             positions=mx.array(np.asarray(positions, np.int32)),
             num_rows=num_rows + num_padding,
             num_padding=num_padding,
-            groups=tuple(
-                self._group_batch(index, rows, num_padding, chunks)
-                for index in range(len(self._groups))
-            ),
-            logit_index=_logit_index(runs, len(ids)),
+            groups=groups,
+            logit_index=_logit_index(runs),
         )
 
     def _build_ragged(self, runs: Seq[Run]) -> ForwardBatch:
@@ -181,21 +186,19 @@ class BatchBuilder:
         return is_first or len(run.token_ids) > self._longest_row_run
 
     def _group_batch(
-        self, index: int, rows: Seq[Run], num_padding: int, chunks: Seq[Run]
+        self,
+        index: int,
+        rows: Seq[Run],
+        positions: Seq[int],
+        num_padding: int,
+        chunks: Seq[Run],
     ) -> GroupBatch:
+        """Of rows, whose tokens and filling have these positions, and of chunks."""
         group = self._groups[index]
-        tables, positions, slots = [], [], []
-        for run in rows:
-            table = run.tables[index]
-            for position in range(run.start, run.start + len(run.token_ids)):
-                tables.append(table)
-                positions.append(position)
-                slots.append(table.slot(position))
+        tables = [run.tables[index] for run in rows for _ in run.token_ids]
         if num_padding:
-            trash = self._trash[index]
-            tables += [trash] * num_padding
-            positions += [0] * num_padding
-            slots += [trash.slot(0)] * num_padding
+            tables += [self._trash[index]] * num_padding
+        slots = [table.slot(at) for table, at in zip(tables, positions, strict=True)]
         plans, parts = [], [np.asarray(slots, np.int32)]
         start = len(slots)
         for run in chunks:
@@ -217,36 +220,49 @@ def _of_states(batch: ForwardBatch, runs: Seq[Run]) -> ForwardBatch:
     )
 
 
+def _tokens(runs: Seq[Run]) -> tuple[list[int], list[int]]:
+    """Ids and positions, one run after another."""
+    ids, positions = list[int](), list[int]()
+    for run in runs:
+        ids += run.token_ids
+        positions += range(run.start, run.start + len(run.token_ids))
+    return ids, positions
+
+
 def _token_ids(ids: Seq[int], rows: Seq[Run], drawn: mx.array | None) -> mx.array:
-    known = mx.array(np.asarray(ids, np.int32))
-    source = np.full(len(ids), -1, np.int32)
-    place = 0
+    places = [-1] * len(ids)
+    at = 0
     for run in rows:
         if run.source is not None:
-            source[place] = run.source
-        place += len(run.token_ids)
+            places[at] = run.source
+        at += len(run.token_ids)
+    if drawn is not None and len(ids) == drawn.size and places == list(range(len(ids))):
+        return drawn  # the rows of the step before: while nobody comes or goes, in every step
+    known = mx.array(np.asarray(ids, np.int32))
+    source = np.asarray(places, np.int32)
     if drawn is None or not (source >= 0).any():
         return known
     pending = drawn[mx.array(np.maximum(source, 0))]
     return mx.where(mx.array(source >= 0), pending, known)
 
 
-def _logit_index(runs: Seq[Run], num_tokens: int) -> mx.array | None:
+def _logit_index(runs: Seq[Run]) -> mx.array | None:
+    if all(run.num_logits == len(run.token_ids) for run in runs):
+        return None  # all of them, and of padding rows too: cutting these off is cheaper
     wanted: list[int] = []
     start = 0
     for run in runs:
         stop = start + len(run.token_ids)
         wanted += range(stop - run.num_logits, stop)
         start = stop
-    if len(wanted) == start:
-        return None  # all of them, and of padding rows too: cutting these off is cheaper
     return mx.array(np.asarray(wanted, np.int32))
 
 
 def _slots(table: BlockTable, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int32]]:
     positions = np.arange(start, stop)
-    held = np.asarray(table.block_ids, np.int64)
-    blocks = held[positions // table.block_size - table.first_block]
+    first = start // table.block_size
+    held = table.span(first, (stop - 1) // table.block_size + 1).astype(np.int64)
+    blocks = held[positions // table.block_size - first]
     return (blocks * table.block_size + positions % table.block_size).astype(np.int32)
 
 

@@ -22,7 +22,8 @@ RowKey = tuple[str, int]
 _BANNED = -1e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, as one is made for every row of every step, but nobody changes it.
+@dataclass(slots=True, kw_only=True)
 class RowState:
     """What the sampler must know of one row.
 

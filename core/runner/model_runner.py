@@ -84,13 +84,16 @@ class ModelRunner(ABC):
         ]
         sampled, extra = self._sampler.sample(logits, states, bits)
         self._last_tokens = sampled.token_ids
-        self._last_rows = {run.key: run.first for run in sampled_runs(items)}
+        self._last_rows, first = {}, 0
+        for item in items:
+            self._last_rows[item.sequence.key] = first
+            first += item.num_rows
         return sampled, [*sampled.arrays(), *extra]
 
     def _source(self, item: ScheduledSequence) -> int | None:
         """Where a row's token is found in the tokens of the step before, if it is not known."""
         position = item.start + item.num_prefill
-        if position < item.sequence.num_tokens:
+        if position < len(item.sequence.token_ids):
             return None
         return self._last_rows[item.sequence.key]
 

@@ -168,8 +168,11 @@ class PagedRunner(ModelRunner):
         source = self._source(item) if item.samples else None
         stop = item.stop - len(item.drafts)
         token_ids = sequence.token_ids[item.start : stop] if source is None else [0]
-        token_ids += item.drafts
-        num_logits = len(token_ids) if predicts_prompt(item) else item.num_rows
+        num_logits = item.num_rows
+        if item.drafts:
+            token_ids += item.drafts
+        if sequence.wants_prompt_logprobs and predicts_prompt(item):
+            num_logits = len(token_ids)
         return Run(
             token_ids=token_ids,
             start=item.start,
@@ -183,19 +186,22 @@ class PagedRunner(ModelRunner):
 
 def _last_logits(items: Seq[ScheduledSequence], runs: Seq[Run], logits: mx.array) -> mx.array:
     """Logits of the tokens that draw: ``[rows, vocab]``."""
+    num_drawn = sum([item.num_rows for item in items])
+    if num_drawn == sum([run.num_logits for run in runs]):
+        return logits if logits.shape[0] == num_drawn else logits[:num_drawn]
     last, stop = list[int](), 0
     for item, run in zip(items, runs, strict=True):
         stop += run.num_logits
         if item.samples:
             last += range(stop - item.num_rows, stop)
-    if last == list(range(len(last))):
-        return logits if logits.shape[0] == len(last) else logits[: len(last)]
     return logits[mx.array(last)]
 
 
 def _prompt_logprobs(
     items: Seq[ScheduledSequence], runs: Seq[Run], logits: mx.array
 ) -> list[PromptLogprobs]:
+    if not any(item.sequence.wants_prompt_logprobs for item in items):
+        return []
     out, start = [], 0
     for item, run in zip(items, runs, strict=True):
         if predicts_prompt(item):

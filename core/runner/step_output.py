@@ -35,7 +35,8 @@ class StepOutput:
     prompt_logprobs: dict[RowKey, tuple[int, list[RawLogprobs]]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as one is made for every row of every step, but nobody changes it.
+@dataclass(slots=True)
 class SampledRun:
     """Rows of one sequence.
 
@@ -65,6 +66,12 @@ class StepInFlight:
             drawn = np.asarray(self.sampled.read_ids).tolist()
             logprobs = self.sampled.logprobs.read() if self.sampled.logprobs else {}
             for run in self.runs:
+                if not run.drafts and not logprobs:
+                    token_id = drawn[run.first]
+                    output.token_ids[run.key] = [token_id]
+                    if token_id < 0:
+                        failed.add(run.key)
+                    continue
                 rows = range(run.first, run.first + 1 + _count_right(run, drawn))
                 output.token_ids[run.key] = [drawn[row] for row in rows]
                 if rows[0] in logprobs:

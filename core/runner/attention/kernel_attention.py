@@ -24,6 +24,7 @@ class KernelAttention(TableAttention):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._reports: dict[KernelShape, KernelReport] = {}
 
     def describe(self) -> str:

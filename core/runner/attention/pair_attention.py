@@ -87,7 +87,7 @@ class PairAttention(RowAttention[PairPlan]):
         return PairPlan(
             num_rows=len(runs),
             rows=mx.array(rows.astype(np.uint32)),
-            blocks=mx.array(np.concatenate([np.asarray(run, np.uint32) for run in runs])),
+            blocks=mx.array(np.concatenate(runs)),
             valid=mx.array(valid),
             spans=mx.array(np.stack([stops - counts, stops], axis=1).astype(np.uint32)),
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 from typing import Generic, TypeVar
 
 from ...backend import mx
-from ...cache.block_table import BlockTable
+from ...cache.block_table import BlockIds, BlockTable
 from ...cache.kv_layout import LayerGroup
 from ...cache.vector_format import Blocks
 
@@ -16,16 +16,19 @@ PlanT = TypeVar("PlanT")
 
 def block_runs(
     tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup
-) -> tuple[list[Seq[int]], list[int]]:
+) -> tuple[list[BlockIds], list[int]]:
     """For each row, the blocks that it attends to, and the index of the first of them."""
     size = tables[0].block_size
-    runs, firsts = list[Seq[int]](), list[int]()
-    for table, position in zip(tables, positions, strict=True):
-        first = group.first_needed(position) // size
-        held = table.first_block
-        runs.append(table.block_ids[first - held : position // size + 1 - held])
-        firsts.append(first)
-    return runs, firsts
+    firsts = first_blocks(positions, size, group)
+    rows = zip(tables, positions, firsts, strict=True)
+    return [table.span(first, position // size + 1) for table, position, first in rows], firsts
+
+
+def first_blocks(positions: Seq[int], block_size: int, group: LayerGroup) -> list[int]:
+    """For each row, the index of the first block that it attends to."""
+    if group.window is None:
+        return [0] * len(positions)
+    return [group.first_needed(position) // block_size for position in positions]
 
 
 class RowAttention(ABC, Generic[PlanT]):

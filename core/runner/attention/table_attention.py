@@ -15,7 +15,8 @@ from ...backend import mx
 from ...cache.block_table import BlockTable
 from ...cache.kv_layout import LayerGroup
 from ...cache.vector_format import Blocks
-from .row_attention import RowAttention, block_runs
+from ..host_array import HostArray
+from .row_attention import RowAttention, first_blocks
 
 # A table is as wide as a power of two blocks, from this one on.
 _NARROWEST = 16
@@ -58,20 +59,51 @@ class TablePlan:
         return mask
 
 
+@dataclass(slots=True)
+class _PaddedRows:
+    """Tables side by side, and what each row was made of: a block is added in few of many steps.
+
+    Attributes:
+        sources: A row's table, its version, and the first of its blocks and the one behind them.
+        padded: ``[rows, width]``, see `TablePlan.table`.
+    """
+
+    sources: Seq[tuple[BlockTable, int, int, int] | None]
+    padded: HostArray
+
+    def fill(self, sources: Seq[tuple[BlockTable, int, int, int]]) -> None:
+        """Copy the rows whose source is another."""
+        for row, (source, before) in enumerate(zip(sources, self.sources, strict=True)):
+            if source != before:
+                table, _, first, stop = source
+                blocks = table.span(first, stop)
+                self.padded[row, : len(blocks)] = blocks
+                self.padded[row, len(blocks) :] = blocks[-1]
+        self.sources = sources
+
+
 class TableAttention(RowAttention[TablePlan]):
     """Copies every row's blocks side by side and calls MLX's fused attention."""
+
+    def __init__(self) -> None:
+        self._newest: dict[LayerGroup, _PaddedRows] = {}
 
     def plan(self, tables: Seq[BlockTable], positions: Seq[int], group: LayerGroup) -> TablePlan:
         """See `RowAttention.plan`."""
         size = tables[0].block_size
-        runs, firsts = block_runs(tables, positions, group)
-        width = _width_bucket(max(len(run) for run in runs))
-        padded = np.empty((len(runs), width), np.uint32)
-        for row, run in enumerate(runs):
-            padded[row, : len(run)] = run
-            padded[row, len(run) :] = run[-1]
+        firsts = first_blocks(positions, size, group)
+        sources = [
+            (table, table.version, first, position // size + 1)
+            for table, first, position in zip(tables, firsts, positions, strict=True)
+        ]
+        width = _width_bucket(max([stop - first for _, _, first, stop in sources]))
+        newest = self._newest.get(group)
+        if newest is None or newest.padded.shape != (len(sources), width):
+            newest = _PaddedRows([None] * len(sources), np.empty((len(sources), width), np.uint32))
+            self._newest[group] = newest
+        newest.fill(sources)
         return TablePlan(
-            mx.array(padded),
+            mx.array(newest.padded),
             mx.array(np.asarray(firsts, np.int32) * size),
             mx.array(np.asarray(positions, np.int32) + 1),
             group.window,

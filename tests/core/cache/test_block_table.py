@@ -69,3 +69,30 @@ def test_clearing_gives_everything_back_in_order_and_starts_afresh() -> None:
     assert (table.first_block, table.num_blocks) == (0, 0)
     table.start_at(1, [4])
     assert table.slot(4) == 16
+
+
+def test_a_span_follows_what_is_held() -> None:
+    table = make_table(7, 2)
+    assert table.span(0, 2).tolist() == [7, 2]
+    table.append([5, 9, 4])  # more than were there
+    assert table.span(1, 5).tolist() == [2, 5, 9, 4]
+    table.drop_before(2)
+    table.append([8, 3])  # as many as before
+    assert table.span(3, 7).tolist() == [9, 4, 8, 3]
+    table.clear()
+    table.start_at(1, [6])
+    table.append([1])
+    assert table.span(1, 3).tolist() == [6, 1]
+
+
+def test_the_version_says_whether_a_span_may_have_changed() -> None:
+    table = make_table(7, 2)
+    version = table.version
+    table.append([5])
+    table.drop_before(0)
+    assert table.version == version
+    table.drop_before(1)
+    dropped = table.version
+    assert dropped != version
+    table.clear()
+    assert table.version != dropped

@@ -284,6 +284,53 @@ def make_store(*, num_blocks: int, block_size: int = 8, kv_heads: int = 2) -> KV
     return KVStore(KVLayout([spec]), [num_blocks], block_size=block_size, dtype=mx.float32)
 
 
+@pytest.mark.parametrize("window", [None, 9])
+def test_plans_of_one_object_are_those_of_fresh_ones(window: int | None) -> None:
+    groups = [LayerGroup(layers=(i,), window=window, bytes_per_token=1) for i in range(2)]
+    rng = np.random.default_rng(3)
+    tables = [[BlockTable(4) for _ in range(5)] for _ in groups]
+    kept = TableAttention()
+    for step in range(120):
+        # Rows that go on, rows that others take the place of, and tables that begin anew.
+        rows = sorted(rng.choice(5, size=4 if step % 7 else 3, replace=False).tolist())
+        positions = [step // 2 + row for row in rows]
+        for group, of_group in zip(groups, tables, strict=True):
+            if step % 5 == 0:
+                of_group[step % 3].clear()
+            for row, position in zip(rows, positions, strict=True):
+                table = of_group[row]
+                count = position // 4 + 1 - table.num_blocks
+                table.append(rng.integers(1000, size=max(0, count)).tolist())
+                table.drop_before(group.first_needed(position) // 4)
+            chosen = [of_group[row] for row in rows]
+            got = kept.plan(chosen, positions, group)
+            want = TableAttention().plan(chosen, positions, group)
+            for one, other in zip(got.arrays, want.arrays, strict=True):
+                assert np.array_equal(np.array(one), np.array(other))
+
+
+def test_rows_of_the_step_before_go_on_with_what_it_drew() -> None:
+    drawn = mx.array([31, 32, 33], mx.int32)
+    table = BlockTable(4)
+    table.append([0])
+    group = LayerGroup(layers=(0,), window=None, bytes_per_token=1)
+    builder = BatchBuilder([group], TableAttention())
+
+    def token_ids(sources: Sequence[int | None]) -> object:
+        runs = [
+            Run(token_ids=[place], start=2, tables=[table], num_logits=1, source=source)
+            for place, source in enumerate(sources)
+        ]
+        (batch,) = builder.build(runs, drawn)
+        return batch.token_ids.tolist()
+
+    assert token_ids([0, 1, 2]) == [31, 32, 33]
+    assert token_ids([0, 1]) == [31, 32]
+    assert token_ids([2, 0, 1]) == [33, 31, 32]
+    assert token_ids([0, None, 2]) == [31, 1, 33]
+    assert token_ids([None, None, None]) == [0, 1, 2]
+
+
 def test_a_chunk_finds_its_prefix_in_the_store() -> None:
     rng = np.random.default_rng(2)
     store = make_store(num_blocks=9)
