@@ -84,7 +84,8 @@ class PositionLogprobs:
     text_end: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, as one is made for every row of every step, but nobody changes it.
+@dataclass(slots=True, kw_only=True)
 class RequestOutput:
     """What one step added to one answer.
 

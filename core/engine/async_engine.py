@@ -23,7 +23,7 @@ from ..errors import EngineStoppedError, OverloadedError
 from ..messages import Prompt
 from ..models.progress import NullProgress, Progress
 from ..reply_rules import ReplyRules
-from ..request import Request, RequestOutput
+from ..request import Request
 from ..sampling_params import SamplingParams
 from .async_generation import AsyncGeneration
 from .client import ModelCard
@@ -303,16 +303,13 @@ class AsyncEngine:
         for request_id, logprobs in result.prompt_logprobs.items():
             if (generation := self._generations.get(request_id)) is not None:
                 generation.set_prompt_logprobs(logprobs)
-        by_request: dict[str, list[RequestOutput]] = {}
         for output in result.outputs:
-            by_request.setdefault(output.request_id, []).append(output)
-        for request_id, outputs in by_request.items():
-            generation = self._generations.get(request_id)
+            generation = self._generations.get(output.request_id)
             if generation is None:
                 continue
-            generation.deliver(outputs)
-            if generation.is_done:
-                del self._generations[request_id]
+            generation.deliver(output)
+            if output.finish_reason is not None and generation.is_done:
+                del self._generations[output.request_id]
 
     def _fail(self, request_id: str, error: Exception) -> None:
         if (generation := self._generations.pop(request_id, None)) is not None:

@@ -249,7 +249,7 @@ class Engine:
         ran = [item.sequence for item in schedule.scheduled]
         faults = dict.fromkeys(drawn.failed, "the model's logits were not numbers")
         faults |= {s.key: s.constraint_fault for s in ran if s.constraint_fault is not None}
-        failed = [s for s in ran if s.key in faults and not s.is_finished]
+        failed = [s for s in ran if s.key in faults and not s.is_finished] if faults else []
         for sequence in failed:
             self.scheduler.finish(sequence, FinishReason.ERROR)
         if drawn.failed:
@@ -257,7 +257,7 @@ class Engine:
             self.scheduler.cache.clear_index()
             self._runner.scrub()
         changed = self.scheduler.update(schedule, drawn.token_ids)
-        num_tokens = sum(len(sequence.untold_token_ids) for sequence in changed)
+        num_tokens = sum(sequence.num_untold_tokens for sequence in changed)
         self._learn(step, num_tokens, seconds)
         result = StepResult()
         for sequence in changed:
@@ -268,19 +268,16 @@ class Engine:
             output = _error_output(sequence, faults[sequence.key])
             is_rule = sequence.key not in drawn.failed
             result.outputs.append(replace(output, is_callers_fault=is_rule))
-        result.stats = replace(
-            self._step_stats(schedule, [*changed, *failed], num_tokens),
-            duration_s=seconds,
-            gap_s=step.gap_s,
-        )
-        for sequence in [*changed, *failed]:
+        told = [*changed, *failed]
+        result.stats = self._step_stats(step, told, num_tokens, seconds)
+        for sequence in told:
             if sequence.is_finished:
                 self._forget(sequence)
         return result
 
     def _learn(self, step: _UnderWay, num_tokens: int, seconds: float) -> None:
         schedule = step.schedule
-        num_rows = sum(item.stop - item.start for item in schedule.scheduled if item.decodes)
+        num_rows = sum([item.stop - item.start for item in schedule.scheduled if item.decodes])
         self._costs.observe(num_rows, schedule.num_prefill_tokens, seconds)
         if self._speculator is not None:
             self._speculator.observe(
@@ -348,8 +345,10 @@ class Engine:
         told = result.stats or StepStats()
         result.stats = replace(told, finished=(*told.finished, *finished))
 
-    def _step_stats(self, schedule: Schedule, changed: Seq[Sequence], num_tokens: int) -> StepStats:
-        now = time.monotonic()
+    def _step_stats(
+        self, step: _UnderWay, changed: Seq[Sequence], num_tokens: int, seconds: float
+    ) -> StepStats:
+        schedule, now = step.schedule, time.monotonic()
         ttft, gaps = [], []
         for sequence in changed:
             if not sequence.num_output_tokens:
@@ -363,6 +362,8 @@ class Engine:
         counts = scheduler.num_prefix_queries, scheduler.num_prefix_hits, scheduler.num_disk_hits
         self._prefix_counts = counts
         return StepStats(
+            duration_s=seconds,
+            gap_s=step.gap_s,
             num_prefill_tokens=schedule.num_prefill_tokens,
             num_decode_tokens=num_tokens,
             num_preempted=len(schedule.preempted),
@@ -372,14 +373,14 @@ class Engine:
             ttft_s=tuple(ttft),
             inter_token_s=tuple(gaps),
             queue_s=self._queue_times(schedule),
-            finished=tuple(FinishedStats.of(s) for s in changed if s.is_finished),
+            finished=tuple([FinishedStats.of(s) for s in changed if s.is_finished]),
         )
 
     def _queue_times(self, schedule: Schedule) -> tuple[float, ...]:
         times = []
         for item in schedule.scheduled:
             sequence = item.sequence
-            if sequence.first_scheduled_at is not None and not sequence.queue_time_told:
+            if not sequence.queue_time_told and sequence.first_scheduled_at is not None:
                 sequence.queue_time_told = True
                 times.append(sequence.first_scheduled_at - sequence.request.arrival_at)
         return tuple(times)

@@ -29,7 +29,7 @@ def mask_builder(
     Args:
         read_before: Waits for the step before, if that is not told yet.
     """
-    if all(item.sequence.constraint is None for item in schedule.rows):
+    if not any(i.samples and i.sequence.constraint is not None for i in schedule.scheduled):
         return None
 
     def build(items: Seq[ScheduledSequence], vocab_size: int) -> HostArray:

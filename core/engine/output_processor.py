@@ -79,7 +79,8 @@ class OutputProcessor:
             end the sequence.
         """
         assert not self._is_finished, "tokens for an answer that has ended"
-        ended_by = token_ids[-1] if self._ends_with_stop_token(token_ids, finish_reason) else None
+        is_stop = finish_reason is FinishReason.STOP and self._ends_with_stop_token(token_ids)
+        ended_by = token_ids[-1] if is_stop else None
         # What a stop token spells is no part of the answer.
         num_shown = len(token_ids) if ended_by is None else len(token_ids) - 1
         deltas: list[str] = []
@@ -161,16 +162,10 @@ class OutputProcessor:
             deltas.append(self._scanner.close())
         return matched
 
-    def _ends_with_stop_token(
-        self, token_ids: Sequence[int], finish_reason: FinishReason | None
-    ) -> bool:
-        return (
-            finish_reason is FinishReason.STOP
-            and len(token_ids) > 0
-            and (
-                token_ids[-1] in self._tokenizer.eos_token_ids
-                or token_ids[-1] in self._params.stop_token_ids
-            )
+    def _ends_with_stop_token(self, token_ids: Sequence[int]) -> bool:
+        return len(token_ids) > 0 and (
+            token_ids[-1] in self._tokenizer.eos_token_ids
+            or token_ids[-1] in self._params.stop_token_ids
         )
 
     def _stop_reason(self, token_id: int) -> int | None:

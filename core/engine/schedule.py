@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from .sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as one is made for every row of every step, but nobody changes it.
+@dataclass(slots=True)
 class ScheduledSequence:
     """A sequence's share of one step.
 
@@ -19,6 +20,8 @@ class ScheduledSequence:
         replays: Whether these known tokens ran before, with wrong guesses behind them.
         resumes_from: Id of the saved state of recurrent layers that it goes on from.
         saves_as: Id to save their state by after this step.
+        num_rows: Positions that draw a token.
+        stop: End of the computed range, drafts included.
     """
 
     sequence: Sequence
@@ -29,16 +32,12 @@ class ScheduledSequence:
     replays: bool = False
     resumes_from: int | None = None
     saves_as: int | None = None
+    num_rows: int = field(init=False)
+    stop: int = field(init=False)
 
-    @property
-    def stop(self) -> int:
-        """End of the computed range, drafts included."""
-        return self.start + self.num_prefill + self.num_rows
-
-    @property
-    def num_rows(self) -> int:
-        """Positions that draw a token."""
-        return self.samples + len(self.drafts)
+    def __post_init__(self) -> None:
+        self.num_rows = self.samples + len(self.drafts)
+        self.stop = self.start + self.num_prefill + self.num_rows
 
     @property
     def decodes(self) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..cache.kv_cache_manager import KVCacheManager, PrefixMatch
 from ..config import SchedulerConfig
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # Logits of a whole chunk are kept for prompt logprobs; this bounds their memory.
 PROMPT_LOGPROBS_CHUNK = 256
+# Guesses of the next tokens, by `Sequence.key`.
+Drafts: TypeAlias = Mapping[tuple[str, int], Seq[int]]
 
 
 class Scheduler:
@@ -113,39 +115,45 @@ class Scheduler:
             )
             for index in range(request.num_sequences)
         ]
+        room, asked = self.max_model_len - request.num_prompt_tokens, request.params.max_tokens
+        for sequence in sequences:
+            sequence.max_output_tokens = room if asked is None else min(room, asked)
         self._waiting.extend(sequences)
         return sequences
 
-    def schedule(self, drafts: Mapping[tuple[str, int], Seq[int]] | None = None) -> Schedule:
+    def schedule(self, drafts: Drafts | None = None) -> Schedule:
         """Choose the next step's work and give it its blocks.
 
         Args:
-            drafts: Guesses of the next tokens, by `Sequence.key`, at most `num_draftable` each.
-                They need all earlier steps to have been told to `update`.
+            drafts: At most `num_draftable` each; all earlier steps must have been told to `update`.
         """
         # Everything scheduled in earlier turns is queued on the device by now, so whoever reads
         # these blocks from here on reads them after they are written.
+        size = self.cache.block_size
+        preempted, decoding, filling = list[Sequence](), list[Sequence](), list[Sequence]()
         for sequence in self._running:
-            self._publish(sequence)
-        preempted: list[Sequence] = []
-        chosen = self._schedule_decoding(drafts or {}, preempted)
+            if sequence.num_computed_tokens // size > sequence.cache.num_published:
+                self._publish(sequence)
+            (decoding if sequence.is_decoding else filling).append(sequence)
+        chosen = self._schedule_decoding(decoding, drafts or {}, preempted)
         budget = self._prefill_budget(len(chosen))
-        chunks = self._continue_prefills(budget, preempted)
-        budget -= sum(item.num_prefill for item in chunks)
+        chunks = self._continue_prefills(filling, budget, preempted)
         chosen += chunks
         # A preemption means that there is too little memory already; admitting would thrash.
         if not preempted:
-            chosen += self._admit(budget)
-        # An older sequence may have preempted a younger one that was chosen before it.
-        gone = {id(sequence) for sequence in preempted}
-        chosen = [self._with_state(item) for item in chosen if id(item.sequence) not in gone]
+            chosen += self._admit(budget - sum(item.num_prefill for item in chunks))
+        else:  # an older sequence may have preempted a younger one that was chosen before it
+            chosen = [i for i in chosen if i.sequence.status is SequenceStatus.RUNNING]
+        if self.cache.checkpoints is not None:
+            chosen = [self._with_state(item) for item in chosen]
         now = self._clock()
         for item in chosen:
-            item.sequence.num_computed_tokens = item.stop
-            item.sequence.num_replayed = 0
-            item.sequence.num_pending += item.samples
-            if item.sequence.first_scheduled_at is None:
-                item.sequence.first_scheduled_at = now
+            sequence = item.sequence
+            sequence.num_computed_tokens = item.stop
+            sequence.num_replayed = 0
+            sequence.num_pending += item.samples
+            if sequence.first_scheduled_at is None:
+                sequence.first_scheduled_at = now
         return Schedule(tuple(chosen), tuple(preempted))
 
     def update(
@@ -170,7 +178,7 @@ class Scheduler:
                     if not sequence.is_finished:
                         self._append(sequence, token_id)
                 changed.append(sequence)
-            elif self._max_output(sequence) <= 0 and item.stop >= sequence.num_tokens - 1:
+            elif sequence.max_output_tokens <= 0 and item.stop >= sequence.num_tokens - 1:
                 # Only the prompt was asked about, and all of it but the last token has run, in
                 # this very step: what is computed by now may be in the step after it.
                 self.finish(sequence, FinishReason.LENGTH)
@@ -181,7 +189,7 @@ class Scheduler:
         """How many tokens may be guessed for a sequence beside the one that it draws anyway."""
         if sequence.status is not SequenceStatus.RUNNING or not sequence.is_decoding:
             return 0
-        room = self._max_output(sequence) - sequence.num_output_tokens - 1
+        room = sequence.max_output_tokens - sequence.num_output_tokens - 1
         # A sliding window has blocks for a chunk and no more.
         room = min(room, self.config.prefill_chunk - 1 - sequence.num_replayed)
         if self.cache.checkpoints is not None:
@@ -216,21 +224,21 @@ class Scheduler:
         self.cache.check_integrity(sequence.cache for sequence in self._running)
 
     def _schedule_decoding(
-        self, drafts: Mapping[tuple[str, int], Seq[int]], preempted: list[Sequence]
+        self, decoding: Iterable[Sequence], drafts: Drafts, preempted: list[Sequence]
     ) -> list[ScheduledSequence]:
         chosen = []
-        for sequence in list(self._running):
+        for sequence in decoding:
             if sequence.status is not SequenceStatus.RUNNING:
                 continue  # preempted for an older one in this very turn
-            if sequence.is_decoding and self._may_sample(sequence):
+            if self._may_sample(sequence):
                 start, count = sequence.num_computed_tokens, sequence.num_replayed
                 item = ScheduledSequence(sequence, start, count, samples=True, replays=count > 0)
-                draft = tuple(drafts.get(sequence.key, ()))
+                draft = drafts.get(sequence.key)
                 # Nobody is preempted for a guess.
                 if draft and self.cache.try_grow(
                     sequence.cache, start=item.start, stop=item.stop + len(draft)
                 ):
-                    item = replace(item, drafts=draft)
+                    item = replace(item, drafts=tuple(draft))
                 if self._grow(item, preempted):
                     chosen.append(item)
         return chosen
@@ -244,12 +252,14 @@ class Scheduler:
         num_hungry = len(self._waiting) + len(self._running) - num_decoding
         return min(most, self._chunk_limit(num_decoding, num_hungry))
 
-    def _continue_prefills(self, budget: int, preempted: list[Sequence]) -> list[ScheduledSequence]:
+    def _continue_prefills(
+        self, filling: Iterable[Sequence], budget: int, preempted: list[Sequence]
+    ) -> list[ScheduledSequence]:
         chosen = []
-        for sequence in list(self._running):
+        for sequence in filling:
             if budget <= 0:
                 break
-            if sequence.status is SequenceStatus.RUNNING and not sequence.is_decoding:
+            if sequence.status is SequenceStatus.RUNNING:
                 item = self._chunk(sequence, budget)
                 if self._grow(item, preempted):
                     chosen.append(item)
@@ -268,7 +278,8 @@ class Scheduler:
                 match = PrefixMatch(0, False)  # what is found would have no logits
             if match.is_pending:
                 continue  # somebody computes this very prefix: wait, then share it
-            if self._waits_for_disk(sequence, match):
+            disk = None if sequence.wants_prompt_logprobs else self.disk
+            if disk is not None and disk.is_reading(sequence, match):
                 continue
             if not self.cache.can_hold(
                 sequence.cache,
@@ -287,15 +298,9 @@ class Scheduler:
             budget -= item.num_prefill
         return chosen
 
-    def _waits_for_disk(self, sequence: Sequence, match: PrefixMatch) -> bool:
-        if self.disk is None or sequence.wants_prompt_logprobs:
-            return False
-        return self.disk.is_reading(sequence, match)
-
     def _start(self, sequence: Sequence, match: PrefixMatch) -> None:
-        num_restored = 0
-        if self.disk is not None:
-            num_restored = self.disk.num_restored(sequence, match.num_blocks)
+        disk = self.disk
+        num_restored = 0 if disk is None else disk.num_restored(sequence, match.num_blocks)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(
                 "prefix_match request_id=%s blocks=%d from_disk=%d of=%d reason=%r",
@@ -372,20 +377,14 @@ class Scheduler:
         self.cache.publish(sequence.cache, sequence.token_ids, num_computed=known)
 
     def _may_sample(self, sequence: Sequence) -> bool:
-        return sequence.num_output_tokens + sequence.num_pending < self._max_output(sequence)
-
-    def _max_output(self, sequence: Sequence) -> int:
-        room = self.max_model_len - sequence.num_prompt_tokens
-        asked = sequence.params.max_tokens
-        return room if asked is None else min(room, asked)
+        return sequence.num_output_tokens + sequence.num_pending < sequence.max_output_tokens
 
     def _append(self, sequence: Sequence, token_id: int) -> None:
         sequence.token_ids.append(token_id)
-        params = sequence.params
-        now = self._clock()
+        params, num_output = sequence.params, sequence.num_output_tokens
         if sequence.first_token_at is None:
-            sequence.first_token_at = now
-        is_enough = sequence.num_output_tokens > params.min_tokens
+            sequence.first_token_at = self._clock()
+        is_enough = num_output > params.min_tokens
         ends = is_enough and token_id in params.stop_token_ids
         if token_id in self.eos_token_ids:
             # Where a grammar lets it be drawn, it is the end.
@@ -395,5 +394,5 @@ class Scheduler:
             sequence.stop_token_id = token_id
             self.finish(sequence, FinishReason.STOP)
             return
-        if sequence.num_output_tokens >= self._max_output(sequence):
+        if num_output >= sequence.max_output_tokens:
             self.finish(sequence, FinishReason.LENGTH)

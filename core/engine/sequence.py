@@ -31,11 +31,23 @@ class Sequence:
 
     and, independently, ``[0, num_computed_tokens)`` have their keys and values in the cache or in
     a step that is under way.
+
+    Attributes:
+        key: Identifies the sequence among all running ones.
+        num_prompt_tokens: Length of the prompt.
+        max_output_tokens: Most tokens of the answer; the scheduler sets it.
+        wants_prompt_logprobs: Whether this sequence computes the prompt's logprobs.
     """
 
     def __init__(self, request: Request, index: int, *, seed: int, cache: SequenceCache) -> None:
         self.request = request
         self.params = request.params
+        # What is asked for in every step and never changes is kept, not worked out.
+        self.key = (request.request_id, index)
+        self.num_prompt_tokens = request.num_prompt_tokens
+        self.max_output_tokens = 0
+        # The first one does it for all.
+        self.wants_prompt_logprobs = request.params.num_prompt_logprobs is not None and index == 0
         self.index = index
         self.seed = seed
         self.cache = cache
@@ -58,21 +70,6 @@ class Sequence:
         self.queue_time_told = False
 
     @property
-    def key(self) -> tuple[str, int]:
-        """Identifies the sequence among all running ones."""
-        return (self.request.request_id, self.index)
-
-    @property
-    def wants_prompt_logprobs(self) -> bool:
-        """Whether this sequence computes the prompt's logprobs; the first one does for all."""
-        return self.params.num_prompt_logprobs is not None and self.index == 0
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Length of the prompt."""
-        return self.request.num_prompt_tokens
-
-    @property
     def num_tokens(self) -> int:
         """Tokens whose ids are known: prompt and answer."""
         return len(self.token_ids)
@@ -80,7 +77,7 @@ class Sequence:
     @property
     def num_output_tokens(self) -> int:
         """Tokens of the answer whose ids are known."""
-        return len(self.token_ids) - self.request.num_prompt_tokens
+        return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def num_total_tokens(self) -> int:
@@ -95,12 +92,18 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Whether all that is left to run is its newest token, and those to be replayed."""
-        return self.num_uncomputed_tokens == 1 + self.num_replayed
+        num_total = len(self.token_ids) + self.num_pending
+        return num_total - self.num_computed_tokens == 1 + self.num_replayed
+
+    @property
+    def num_untold_tokens(self) -> int:
+        """Tokens of the answer that the output processor has not seen."""
+        return len(self.token_ids) - self.num_prompt_tokens - self.num_told_tokens
 
     @property
     def untold_token_ids(self) -> list[int]:
         """The end of the answer that the output processor has not seen."""
-        return self.token_ids[self.request.num_prompt_tokens + self.num_told_tokens :]
+        return self.token_ids[self.num_prompt_tokens + self.num_told_tokens :]
 
     @property
     def is_finished(self) -> bool:
@@ -110,7 +113,7 @@ class Sequence:
     @property
     def output_token_ids(self) -> list[int]:
         """The answer so far."""
-        return self.token_ids[self.request.num_prompt_tokens :]
+        return self.token_ids[self.num_prompt_tokens :]
 
     def __repr__(self) -> str:
         return (
