@@ -45,8 +45,9 @@ class Histogram:
 
     def observe(self, values: Iterable[float]) -> None:
         """Add observations."""
+        bounds, counts = self._bounds, self._counts
         for value in values:
-            self._counts[bisect_left(self._bounds, value)] += 1
+            counts[bisect_left(bounds, value)] += 1
             self._total += value
 
     def buckets(self) -> list[tuple[str, float]]:

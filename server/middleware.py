@@ -10,6 +10,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Awaitable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,13 +56,14 @@ class RequestIdMiddleware:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
 
-        async def send_with_id(message: Message) -> None:
+        # No coroutine of its own: what is sent passes here for every token.
+        def send_with_id(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 if speaks_anthropic(scope):
                     headers["request-id"] = request_id
-            await send(message)
+            return send(message)
 
         await self.app(scope, receive, send_with_id)
 
@@ -81,10 +83,10 @@ class AccessLogMiddleware:
         begun_at = time.monotonic()
         state = scope["state"]
 
-        async def send_and_note(message: Message) -> None:
+        def send_and_note(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
-            await send(message)
+            return send(message)
 
         try:
             await self.app(scope, receive, send_and_note)

@@ -30,15 +30,13 @@ class EventTemplate:
     """An event that is encoded but for one string.
 
     Args:
-        data: JSON object that holds `TEXT_SLOT` exactly once, as a value.
+        data: JSON object that holds `TEXT_SLOT`, as a value, wherever the text is to stand.
     """
 
     def __init__(self, data: dict[str, Any]) -> None:
-        head, mark, tail = encode_event(data).partition(_encode(TEXT_SLOT).encode())
-        assert mark, "the object has no text slot"
-        self._head = head
-        self._tail = tail
+        self._parts = encode_event(data).split(_encode(TEXT_SLOT).encode())
+        assert len(self._parts) > 1, "the object has no text slot"
 
     def fill(self, text: str) -> bytes:
-        """The whole frame, with ``text`` in the slot."""
-        return self._head + _encode(text).encode() + self._tail
+        """The whole frame, with ``text`` in the slots."""
+        return _encode(text).encode().join(self._parts)

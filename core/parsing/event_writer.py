@@ -152,7 +152,7 @@ class EventWriter:
 
     def _join(self, delta: ContentDelta | ReasoningDelta) -> None:
         last = self._events[-1] if self._events else None
-        if isinstance(last, ContentDelta | ReasoningDelta) and type(last) is type(delta):
+        if last is not None and type(last) is type(delta):
             self._events[-1] = type(delta)(last.text + delta.text)
         elif delta.text:
             self._events.append(delta)

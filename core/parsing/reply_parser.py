@@ -69,14 +69,13 @@ class ReplyParser:
         starts_in_reasoning: bool = False,
     ) -> None:
         has_short_ids = tool_dialect is not None and tool_dialect.has_short_ids
-        self._scanner = Scanner()
+        self._scanner = Scanner(is_reasoning=starts_in_reasoning)
         self._out = EventWriter(
             short_id if has_short_ids else long_id,
             self._scanner.settle_content,
             self._note_switch,
             starts_in_reasoning=starts_in_reasoning,
         )
-        self._switches: list[tuple[int, bool]] = []
         schemas: Mapping[str, Mapping[str, Any]] = {tool.name: tool.parameters for tool in tools}
         context = CallContext(self._scanner, self._out, schemas)
         if reasoning.read is not None:
@@ -94,16 +93,11 @@ class ReplyParser:
     @property
     def pieces(self) -> Sequence[Piece]:
         """See `OutputParser.pieces`."""
-        pieces: list[Piece] = []
-        settled = self._scanner.pieces
-        for stop, is_reasoning in (*self._switches, (len(settled), self.is_reasoning)):
-            pieces += [Piece(*it, is_reasoning) for it in settled[len(pieces) : stop]]
-        return pieces
+        return self._scanner.pieces
 
     def feed(self, text: str) -> list[ReplyEvent]:
         """See `OutputParser.feed`."""
         self._scanner.push(text)
-        self._switches = []
         if text:
             next(self._reading)
         self._scanner.settle()
@@ -112,14 +106,13 @@ class ReplyParser:
     def close(self) -> list[ReplyEvent]:
         """See `OutputParser.close`."""
         self._scanner.end()
-        self._switches = []
         next(self._reading, None)
         self._scanner.settle()
         return self._out.take()
 
     def _note_switch(self) -> None:
         self._scanner.settle_read()
-        self._switches.append((len(self._scanner.pieces), self._out.is_reasoning))
+        self._scanner.is_reasoning = not self._out.is_reasoning
 
 
 class _AnswerReader:

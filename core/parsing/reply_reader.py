@@ -57,5 +57,7 @@ class ReplyReader:
         if output.finish_reason is not None:
             # What is left shows no text: it is counted where the text ends.
             self.num_reasoning_tokens += is_reasoning * len(self._offsets)
-        self.has_tool_calls |= any(isinstance(event, ToolCallEnd) for event in events)
+        for event in events:
+            if isinstance(event, ToolCallEnd):
+                self.has_tool_calls = True
         return events, pieces

@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
+from .output_parser import Piece
+
 T = TypeVar("T")
 Pull: TypeAlias = Generator[None, None, T]
 Write: TypeAlias = Callable[[str], object]
@@ -30,19 +32,21 @@ class Scanner:
     to be none, and reading goes on at `resume`.
 
     Attributes:
+        is_reasoning: Whether what is settled from now on is reasoning.
         has_ended: Whether no text will follow.
         pieces: See `ReplyParser.pieces`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_reasoning: bool = False) -> None:
         self._text = ""
         self._at = 0
         self._mark = 0
         self._resume = 0
         self._settled = 0
         self._is_calling = False
+        self.is_reasoning = is_reasoning
         self.has_ended = False
-        self.pieces: list[tuple[str, bool]] = []
+        self.pieces: list[Piece] = []
 
     def push(self, text: str) -> None:
         """Append text, and forget what nobody goes back to."""
@@ -76,7 +80,8 @@ class Scanner:
 
     def _settle(self, stop: int, *, is_content: bool) -> None:
         if stop > self._settled:
-            self.pieces.append((self._text[self._settled : stop], is_content))
+            text = self._text[self._settled : stop]
+            self.pieces.append(Piece(text, is_content, self.is_reasoning))
             self._settled = stop
 
     def mark(self) -> None:
@@ -212,10 +217,12 @@ class Scanner:
     def _until(self, markers: Sequence[str], write: Write, *, trims: bool) -> Pull[str]:
         whole, first, longest = _patterns(tuple(markers))
         while True:
-            match = whole.search(self._text, self._at)
-            held = len(self._text)
-            if not (trims and self.has_ended):
-                held = self._held(markers, first, longest)
+            match, held = None, len(self._text)
+            # Of most texts nothing can be a marker.
+            if first.search(self._text, self._at):
+                match = whole.search(self._text, self._at)
+                if not (trims and self.has_ended):
+                    held = self._held(markers, first, longest)
             is_found = match is not None and match.start() < held
             stop = match.start() if match is not None and is_found else held
             end = stop

@@ -101,7 +101,10 @@ class ChatChunkWriter:
         ]
         self._begun = [False] * num_choices
         self._templates = [
-            EventTemplate(self._chunk(index, {"content": TEXT_SLOT}))
+            {
+                type(event): EventTemplate(self._chunk(index, _delta(event) or {}))
+                for event in (ContentDelta(TEXT_SLOT), ReasoningDelta(TEXT_SLOT))
+            }
             for index in range(num_choices)
         ]
 
@@ -116,8 +119,8 @@ class ChatChunkWriter:
             frames = encode_event(first)
         reader = self._readers[index]
         for event, positions in reader.read_scored(output):
-            if not positions and isinstance(event, ContentDelta):
-                frames += self._templates[index].fill(event.text)
+            if not positions and isinstance(event, ContentDelta | ReasoningDelta):
+                frames += self._templates[index][type(event)].fill(event.text)
             elif delta := _delta(event):
                 logprobs = _logprobs(positions) if positions else None
                 frames += encode_event(self._chunk(index, delta, logprobs=logprobs))

@@ -4,6 +4,7 @@ Run by hand: ``python tests/perf/server_overhead.py``. The server runs in a proc
 one core where the system can pin; 64 raw sockets in another process read. Every chunk is one
 token of one answer, made available alone, as an engine's decode step does: the stub hands over one
 token per turn of the event loop, so that nothing is joined but what a slow reader leaves behind.
+The text is read as that of a model that reasons and calls tools.
 ``--joined K`` hands over K tokens at a time instead.
 """
 
@@ -25,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from fake_engine import FakeEngine, FakeGeneration, Submission
 
 from pippin.core.messages import Prompt
+from pippin.core.parsing.detect import make_parser
+from pippin.core.parsing.output_parser import OutputParser
 from pippin.core.reply_rules import ReplyRules
 from pippin.core.request import FinishReason, RequestOutput
 from pippin.core.sampling_params import SamplingParams
@@ -51,12 +54,17 @@ class InstantGeneration(FakeGeneration):
             yield outputs
         yield [self._output("", FinishReason.LENGTH)]
 
+    def make_parser(self) -> OutputParser:
+        """As for most models."""
+        return make_parser("hermes", "think")
+
     def _output(self, text: str, reason: FinishReason | None = None) -> RequestOutput:
         return RequestOutput(
             request_id=self.request_id,
             index=0,
             text=text,
             token_ids=(7,),
+            text_offsets=(0,),
             num_output_tokens=self.num_tokens,
             num_cached_tokens=0,
             finish_reason=reason,
@@ -93,7 +101,9 @@ def _serve(pipe: Connection, num_joined: int, profile: str | None) -> None:
 
     config = ServerConfig(port=0)
     if profile is None:
+        begun_s = time.thread_time()
         run_server(InstantEngine(num_joined), config, on_started=on_started)
+        pipe.send(time.thread_time() - begun_s)
         return
     import cProfile
 
@@ -164,15 +174,18 @@ def main() -> None:
         import uvloop
 
         rates = []
-        uvloop.run(_measure(port, args.connections, 50))
+        num_all_chunks, _ = uvloop.run(_measure(port, args.connections, 50))
         for _ in range(args.rounds):
             num_chunks, seconds = uvloop.run(_measure(port, args.connections, args.tokens))
             rates.append(num_chunks / seconds)
+            num_all_chunks += num_chunks
             print(f"{num_chunks} chunks in {seconds:.2f} s: {rates[-1]:.0f} chunks/s", flush=True)
     finally:
         server.terminate()
         server.join(10)
+    cpu_s = ours.recv() if args.profile is None else None
     result = {
+        "cpu_us_per_chunk": cpu_s and round(cpu_s / num_all_chunks * 1e6, 1),
         "chunks_per_s_median": round(sorted(rates)[len(rates) // 2]),
         "chunks_per_s_best": round(max(rates)),
         "connections": args.connections,

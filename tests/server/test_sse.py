@@ -24,6 +24,13 @@ def test_a_filled_template_is_the_encoded_event(name: str, text: str) -> None:
 
 
 @given(TEXTS)
+def test_a_template_may_hold_the_text_twice(text: str) -> None:
+    template = EventTemplate({"reasoning_content": TEXT_SLOT, "reasoning": TEXT_SLOT})
+
+    assert template.fill(text) == encode_event({"reasoning_content": text, "reasoning": text})
+
+
+@given(TEXTS)
 def test_a_frame_is_one_line_and_an_empty_one(text: str) -> None:
     frame = encode_event({"text": text})
 
