@@ -144,6 +144,7 @@ def test_an_end_that_is_not_shown_has_an_entry_behind_the_prompt(
         echo=True,
         logprobs=1,
         max_tokens=1,
+        temperature=0,
         stream=stream,
     )
 

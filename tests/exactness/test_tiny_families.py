@@ -120,13 +120,27 @@ def test_answers_with_a_draft_model_are_those_of_mlx_lm(name: str, session_tally
     _check(family, Mode.DRAFTED, session_tally, count=20, longest=200, num_tokens=24)
 
 
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[PagedModel]]:
-    """Run as on a GPU, but for the kernels: tables, row buckets, and compiled steps."""
-    models: list[PagedModel] = []
+class TracedModel(PagedModel):
+    """Notes for which shapes of batch and store it was compiled."""
 
-    def make(*args: Any, **options: Any) -> PagedModel:
-        models.append(PagedModel(*args, **options | {"is_compiled": True}))
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.shapes: list[tuple[tuple[int, ...], ...]] = []
+        super().__init__(*args, **options | {"is_compiled": True})
+
+    def _trace(
+        self, batch_arrays: Sequence[mx.array], store_arrays: Sequence[mx.array]
+    ) -> list[mx.array]:
+        self.shapes.append(tuple(it.shape for it in (*batch_arrays, *store_arrays)))
+        return super()._trace(batch_arrays, store_arrays)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TracedModel]]:
+    """Run as on a GPU, but for the kernels: tables, row buckets, and compiled steps."""
+    models: list[TracedModel] = []
+
+    def make(*args: Any, **options: Any) -> TracedModel:
+        models.append(TracedModel(*args, **options))
         return models[-1]
 
     monkeypatch.setattr(device_plan, "PagedModel", make)
@@ -141,7 +155,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[PagedModel]]:
 def test_compiled_steps_draw_the_same(
     family: TinyFamily,
     mode: Mode,
-    compiled: list[PagedModel],
+    compiled: list[TracedModel],
     session_tally: Tally,
 ) -> None:
     mx.disable_compile()
@@ -152,8 +166,9 @@ def test_compiled_steps_draw_the_same(
 
     model = compiled[-1]  # the way that worked
     assert model.is_compiled
-    # A few numbers of rows, of runs and of lengths of these, and tables of one width.
-    assert 0 < model.num_traces <= (16 if model.takes_ragged else 8)
+    # A few numbers of rows, of runs and of lengths of these, and tables of two widths.
+    assert model.num_traces <= (24 if model.takes_ragged else 16)
+    assert 0 < model.num_traces == len({*model.shapes}), "a shape was compiled twice"
 
 
 @pytest.mark.parametrize("family", FALLBACK, ids=lambda family: family.name)
