@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from ..backend import mx
 from ..request import FinishReason, PositionLogprobs, RawLogprobs, Request, RequestOutput
 from ..runner.model_runner import ModelRunner
-from ..runner.step_output import StepInFlight, StepOutput
+from ..runner.step_output import StepOutput
 from ..text.tokenizer import Tokenizer
 from .disk_cache import DiskCache
 from .masking import mask_builder
@@ -24,6 +24,7 @@ from .sequence import Sequence
 from .speculator import Speculator
 from .stats import EngineStats, FinishedStats, StepStats
 from .step_costs import StepCosts
+from .step_under_way import StepUnderWay
 
 logger = logging.getLogger(__name__)
 
@@ -42,35 +43,6 @@ class StepResult:
     outputs: list[RequestOutput] = field(default_factory=list)
     prompt_logprobs: dict[str, Seq[PositionLogprobs | None]] = field(default_factory=dict)
     stats: StepStats | None = None
-
-
-@dataclass(slots=True)
-class _UnderWay:
-    """A step that is not told yet.
-
-    Attributes:
-        gap_s: See `StepStats`.
-        is_speculative: Whether it was started after the one before it had been told.
-        is_new: Whether it was compiled first.
-        output: What it drew, once it is read back.
-        read_at: Monotonic seconds, when that was.
-    """
-
-    schedule: Schedule
-    in_flight: StepInFlight
-    started_at: float
-    gap_s: float
-    is_speculative: bool
-    is_new: bool
-    output: StepOutput | None = None
-    read_at: float = 0.0
-
-    def read(self) -> StepOutput:
-        """Wait for the device and read the step back, once."""
-        if self.output is None:
-            self.output = self.in_flight.read()
-            self.read_at = time.monotonic()
-        return self.output
 
 
 class Engine:
@@ -95,7 +67,7 @@ class Engine:
         self._sequences: dict[str, list[Sequence]] = {}
         self._processors: dict[tuple[str, int], OutputProcessor] = {}
         self._prompt_logprobs: dict[str, list[RawLogprobs]] = {}
-        self._under_way: _UnderWay | None = None
+        self._under_way: StepUnderWay | None = None
         self._completed_at = 0.0
         # Since when there has been work and no step under way.
         self._gap_since: float | None = None
@@ -217,7 +189,7 @@ class Engine:
             return False
         return self._speculator.is_on(self.scheduler.num_running)
 
-    def _start(self, before: _UnderWay | None, *, speculates: bool) -> None:
+    def _start(self, before: StepUnderWay | None, *, speculates: bool) -> None:
         """Start the next step; the one before, if it is given, is not told yet."""
         drafts: dict[tuple[str, int], Seq[int]] = {}
         num_traces = self._runner.num_traces
@@ -235,9 +207,9 @@ class Engine:
                 schedule, mask_builder(schedule, None if before is None else before.read)
             )
             is_new = self._runner.num_traces > num_traces
-            self._under_way = _UnderWay(schedule, step, started_at, gap_s, speculates, is_new)
+            self._under_way = StepUnderWay(schedule, step, started_at, gap_s, speculates, is_new)
 
-    def _complete(self, step: _UnderWay) -> StepResult:
+    def _complete(self, step: StepUnderWay) -> StepResult:
         schedule, drawn = step.schedule, step.read()
         now = step.read_at
         if self._under_way is None:
@@ -275,7 +247,7 @@ class Engine:
                 self._forget(sequence)
         return result
 
-    def _learn(self, step: _UnderWay, num_tokens: int, seconds: float) -> None:
+    def _learn(self, step: StepUnderWay, num_tokens: int, seconds: float) -> None:
         schedule = step.schedule
         num_rows = sum([item.stop - item.start for item in schedule.scheduled if item.decodes])
         self._costs.observe(num_rows, schedule.num_prefill_tokens, seconds)
@@ -346,7 +318,7 @@ class Engine:
         result.stats = replace(told, finished=(*told.finished, *finished))
 
     def _step_stats(
-        self, step: _UnderWay, changed: Seq[Sequence], num_tokens: int, seconds: float
+        self, step: StepUnderWay, changed: Seq[Sequence], num_tokens: int, seconds: float
     ) -> StepStats:
         schedule, now = step.schedule, time.monotonic()
         ttft, gaps = [], []
