@@ -49,6 +49,9 @@ class KVStore:
         num_blocks: Blocks of each layer group. There is one more of each, see `trash_block`.
         write_in_place: Writes tokens as `write_store` does and returns what that returns, where
             there is a kernel for it. Without, a write replaces the layer's arrays.
+        lead_blocks: So many blocks of each group are there at once; the others, and the trash
+            block, when `fill_more` has made them or `hold` wants them: the first touch of a
+            gigabyte takes the CPU one to two seconds. ``None`` for all.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class KVStore:
         block_size: int,
         dtype: mx.Dtype,
         write_in_place: Callable[..., mx.array] | None = None,
+        lead_blocks: int | None = None,
     ) -> None:
         self.layout = layout
         self.block_size = block_size
@@ -73,18 +77,65 @@ class KVStore:
         }
         self._place = {layer: place for place, layer in enumerate(self.group_of_layer)}
         self._formats = [layer_formats(layer, dtype) for layer in layout.layers if layer.is_paged]
-        self.reset()
+        self._lead_blocks = lead_blocks
+        # All blocks, while only the first ones are in use, and how many of these arrays are filled.
+        self._whole: list[mx.array] | None = None
+        self._num_filled = 0
+        if lead_blocks is None:
+            self.reset()
+        else:
+            self._parts, self._whole = self._empty(lead_blocks), _flat(self._empty())
 
     def reset(self) -> None:
         """Start again with empty arrays, whatever state a failed step left the old ones in."""
-        self._parts = []
+        self._whole = None
+        self._parts = self._empty()
+        mx.async_eval(*self.arrays())  # type: ignore[no-untyped-call]
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether `hold` must be told of each step."""
+        return self._whole is not None
+
+    def fill_more(self) -> None:
+        """Fill one more array of a partial store, which takes some 30 ms."""
+        if self._whole is None:
+            return
+        mx.eval(self._whole[self._num_filled])
+        self._num_filled += 1
+        if self._num_filled == len(self._whole):
+            self._take_over()
+
+    def hold(self, highest: int | None) -> None:
+        """Be ready for a step that touches blocks up to this one.
+
+        Args:
+            highest: ``None`` if it touches the trash block, too.
+        """
+        lead = self._lead_blocks
+        if lead is not None and (highest is None or highest >= lead):
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Go on with all blocks, once."""
+        if self._whole is None:
+            return
+        whole, self._whole = self._whole, None
+        for part, array in zip(self.arrays(), whole, strict=True):
+            array[: len(part)] = part
+        self.put(whole)
+
+    def _empty(self, most_blocks: int | None = None) -> list[list[mx.array]]:
+        """By paged layer, arrays of all blocks, or of the first ones."""
+        parts: list[list[mx.array]] = []
         for (index, group), formats in zip(self.group_of_layer.items(), self._formats, strict=True):
             blocks = self._num_blocks[group] + 1
+            if most_blocks is not None:
+                blocks = min(blocks, most_blocks)
             # Flat, because a write by one index is one quick operation; by three it is many.
             count = blocks * self.layout.layers[index].num_kv_heads * self.block_size
-            self._parts.append([part for form in formats for part in form.empty(count)])
-        # On the CPU it takes a second to fill gigabytes; nobody needs to wait for that yet.
-        mx.async_eval(*self.arrays())  # type: ignore[no-untyped-call]
+            parts.append([part for form in formats for part in form.empty(count)])
+        return parts
 
     def scrub(self) -> None:
         """Put 0 in place of everything that is not a finite number.
@@ -100,12 +151,12 @@ class KVStore:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all arrays."""
-        return sum(array.nbytes for array in self.arrays())
+        """Memory of all arrays, those to come included."""
+        return sum(array.nbytes for array in _flat(self._empty()))
 
     def arrays(self) -> list[mx.array]:
         """All arrays."""
-        return [part for parts in self._parts for part in parts]
+        return _flat(self._parts)
 
     @property
     def is_written_in_place(self) -> bool:
@@ -181,6 +232,7 @@ class KVStore:
 
     def put_block_arrays(self, layer: int, block_ids: mx.array, arrays: Sequence[mx.array]) -> None:
         """Fill whole blocks with what `block_arrays` gave."""
+        self.hold(None)
         offsets = mx.arange(self.block_size, dtype=mx.int32)
         slots = (block_ids.astype(mx.int32)[:, None] * self.block_size + offsets).reshape(-1)
         # [n, heads, size, dim] by token: [n * size, heads, 1, dim]
@@ -221,6 +273,10 @@ class KVStore:
     def _by_block(self, layer: int, vectors: mx.array) -> mx.array:
         heads = self.layout.layers[layer].num_kv_heads
         return vectors.reshape(-1, heads, self.block_size, vectors.shape[-1])
+
+
+def _flat(parts: Sequence[Sequence[mx.array]]) -> list[mx.array]:
+    return [array for arrays in parts for array in arrays]
 
 
 def _as_run(blocks: mx.array) -> mx.array:

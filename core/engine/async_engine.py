@@ -233,21 +233,23 @@ class AsyncEngine:
             self._publish_end()
 
     def _serve(self, engine: Engine) -> None:
-        while True:
-            if not self._take_commands(engine):
-                return
+        may_sleep = False
+        while self._take_commands(engine, may_sleep=may_sleep):
             if engine.has_work:
                 result = engine.step()
                 # Before publishing: whoever sees the last output may look at the numbers next.
                 self._stats = engine.stats()
                 self._publish(result)
+            else:
+                may_sleep = not engine.use_idle_time()
 
-    def _take_commands(self, engine: Engine) -> bool:
-        """Carry out all commands that are there; sleeps when there is no work."""
+    def _take_commands(self, engine: Engine, *, may_sleep: bool) -> bool:
+        """Carry out all commands that are there, after a sleep if there is no work."""
         took_any = False
         while True:
             try:
-                command = self._inbox.get(block=not (engine.has_work or took_any))
+                is_idle = may_sleep and not (engine.has_work or took_any)
+                command = self._inbox.get(block=is_idle)
             except queue.Empty:
                 break
             took_any = True

@@ -141,6 +141,10 @@ class Engine:
             self._disk.wait()
         return result
 
+    def use_idle_time(self) -> bool:
+        """Do a little of what may wait while there is no work; returns whether there is more."""
+        return self._runner.use_idle_time()
+
     def close(self) -> None:
         """Let the device finish before the thread, and with it the thread's streams, ends.
 

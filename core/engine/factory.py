@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,7 @@ GPU_SHARE = 0.85
 # A CPU serves small models to few people; more would only be page-faulted in for nothing.
 CPU_SHARE = 0.25
 CPU_MOST_BYTES = 1024**3
+_LEAD_TOKENS = 1024  # of the first requests; a few hundredths of a second's work
 _DEFAULT_MAX_MODEL_LEN = 32768
 # Of the memory that running sequences leave, for saved states of recurrent layers.
 _STATE_SHARE = 0.3
@@ -132,6 +134,7 @@ def build_engine(
             block_size=config.cache.block_size,
             dtype=dtype,
             write_in_place=plan.write_in_place,
+            lead_blocks=_lead_blocks(counts, config.cache.block_size),
         )
         mtp = None
         if mtp_plan is not None:
@@ -183,6 +186,12 @@ def build_engine(
         attention=plan.describe_attention(),
         linear=plan.linear.describe(),
     )
+
+
+def _lead_blocks(counts: Sequence[int], block_size: int) -> int | None:
+    """Blocks to begin with, where it takes long to fill all."""
+    lead = -(-_LEAD_TOKENS // block_size)
+    return lead if device_kind() == "cpu" and max(counts, default=0) > 2 * lead else None
 
 
 def _open_disk(

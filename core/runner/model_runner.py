@@ -57,6 +57,10 @@ class ModelRunner(ABC):
             masks: Called, if any of the sequences is constrained, while the device runs the model.
         """
 
+    def use_idle_time(self) -> bool:
+        """Do a little of what nobody waits for; returns whether there is more."""
+        return False
+
     @abstractmethod
     def scrub(self) -> None:
         """Clear away what sequences that failed have left behind."""

@@ -11,7 +11,7 @@ from ..cache.block_table import BlockTable
 from ..cache.kv_store import KVStore
 from .batch_builder import BatchBuilder, RaggedBucket, Run
 from .block_copies import BlockCopies
-from .forward_batch import PassForm
+from .forward_batch import ForwardBatch, PassForm
 from .logits_processors import RowKey
 from .model_runner import (
     MaskBuilder,
@@ -101,6 +101,8 @@ class PagedRunner(ModelRunner):
         order = self._builder.order(runs)
         items, runs = [items[i] for i in order], [runs[i] for i in order]
         passes = self._builder.build(runs, self._last_tokens)
+        if self._store.is_partial:
+            self._store.hold(_highest_block(runs, passes))
         hidden: list[mx.array] | None = None if self._mtp is None else []
         logits, written = self._model.run(self._store, passes, self._states, hidden=hidden)
         written += self._save_states(items)
@@ -118,6 +120,11 @@ class PagedRunner(ModelRunner):
         del logits  # unused, it would hold on to the last layer's keys and values
         dispatch(arrays, written)
         return StepInFlight(sampled_runs(rows), sampled, tuple(prompt))
+
+    def use_idle_time(self) -> bool:
+        """See `ModelRunner.use_idle_time`."""
+        self._store.fill_more()
+        return self._store.is_partial
 
     def scrub(self) -> None:
         """Clear all blocks of what are no numbers."""
@@ -182,6 +189,13 @@ class PagedRunner(ModelRunner):
             key=sequence.key,
             is_speculative=bool(item.drafts) or item.replays,
         )
+
+
+def _highest_block(runs: Seq[Run], passes: Seq[ForwardBatch]) -> int | None:
+    """Of all that a step touches; ``None`` if that includes the trash block."""
+    if any(batch.num_padding or batch.run_lengths is not None for batch in passes):
+        return None
+    return max(max(table.block_ids, default=0) for run in runs for table in run.tables)
 
 
 def _last_logits(items: Seq[ScheduledSequence], runs: Seq[Run], logits: mx.array) -> mx.array:

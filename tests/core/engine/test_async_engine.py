@@ -16,7 +16,9 @@ import pytest
 from reference import reference_tokens
 from tiny_models import make_tiny_model, save_tiny_model
 
+from pippin.core.cache.kv_store import KVStore
 from pippin.core.config import CacheConfig, EngineConfig, SchedulerConfig
+from pippin.core.engine import factory
 from pippin.core.engine.async_engine import AsyncEngine
 from pippin.core.engine.async_generation import AsyncGeneration
 from pippin.core.engine.schedule import Schedule
@@ -117,6 +119,41 @@ def test_answers_are_those_of_the_reference(engine: AsyncEngine) -> None:
 
     run(work())
     assert is_idle(engine)
+
+
+@pytest.mark.parametrize("num_filled", [0, 1, 3])
+def test_the_store_is_filled_while_nobody_asks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, num_filled: int
+) -> None:
+    monkeypatch.setattr(factory, "_LEAD_TOKENS", 100)
+    model, prompt = make_tiny_model("llama-tied").model, [3, 4] * 30
+    want = reference_tokens(model, prompt, num_tokens=20)
+    original, stores = KVStore.fill_more, list[KVStore]()
+    may_go_on = threading.Event()
+
+    def fill_more(store: KVStore) -> None:
+        if len(stores) < num_filled or may_go_on.is_set():
+            original(store)
+            stores.append(store)
+        else:
+            time.sleep(0.002)
+
+    monkeypatch.setattr(KVStore, "fill_more", fill_more)
+    engine = start(folder)
+
+    async def work() -> None:
+        await until(lambda: len(stores) == num_filled)
+        assert await token_ids(await submit(engine, prompt, 20)) == want
+        assert len(stores) == num_filled
+        may_go_on.set()
+        await until(lambda: bool(stores) and not stores[-1].is_partial)
+        assert len(stores) == len(stores[-1].arrays())
+        assert await token_ids(await submit(engine, prompt, 20)) == want
+
+    try:
+        run(work())
+    finally:
+        engine.close()
 
 
 def test_one_loop_after_another_may_use_it(engine: AsyncEngine) -> None:

@@ -13,6 +13,7 @@ from reference import reference_rows, reference_tokens
 from tiny_models import EOS_ID, VOCAB_SIZE, family_named, make_tiny_model
 
 from pippin.core.backend import mx
+from pippin.core.engine import factory
 from pippin.core.errors import ConfigError, OverloadedError
 from pippin.core.models.loader import LoadedModel
 from pippin.core.request import FinishReason, PositionLogprobs, Request
@@ -77,6 +78,23 @@ def test_greedy_answers_do_not_heed_their_neighbours(llama: LoadedModel) -> None
     for index, prompt in enumerate(prompts):
         want = reference_tokens(llama.model, prompt, num_tokens=NUM_TOKENS)
         assert driver.answers[f"greedy{index}", 0].token_ids == want
+
+
+@pytest.mark.parametrize("lead", [8, 24, 200])
+def test_a_store_of_which_little_is_there_at_first_answers_the_same(
+    gemma: LoadedModel, monkeypatch: pytest.MonkeyPatch, lead: int
+) -> None:
+    monkeypatch.setattr(factory, "_LEAD_TOKENS", lead)
+    driver = EngineDriver(build(gemma, block_size=8).engine)
+    prompts = make_prompts(6)
+
+    driver.run_staggered(
+        [make_request(str(i), prompt, greedy(NUM_TOKENS)) for i, prompt in enumerate(prompts)]
+    )
+
+    for index, prompt in enumerate(prompts):
+        want = reference_tokens(gemma.model, prompt, num_tokens=NUM_TOKENS)
+        assert driver.answers[str(index), 0].token_ids == want
 
 
 @pytest.mark.parametrize("num_tokens", [8192, 200], ids=["roomy", "preempted"])
