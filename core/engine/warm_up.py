@@ -28,6 +28,7 @@ class WarmUp:
     """Steps of nobody's tokens on one model and store."""
 
     def __init__(self, model: PagedModel, store: KVStore) -> None:
+        store.hold(None)
         self._model = model
         self._store = store
         self._states = StateStore(store.layout) if store.layout.recurrent else None

@@ -18,19 +18,20 @@ from pippin.core.runner.paged_model import PagedModel
 BLOCK_SIZE = 8
 
 
-def make(family: str) -> tuple[WarmUp, KVStore]:
+def make(family: str, lead_blocks: int | None = None) -> tuple[WarmUp, KVStore]:
     model = make_tiny_model(family).model
     install_paged_attention(model)
     layout, dtype = describe_layout(model)
     counts = [5] * len(layout.groups)
-    store = KVStore(layout, counts, block_size=BLOCK_SIZE, dtype=dtype)
+    store = KVStore(layout, counts, block_size=BLOCK_SIZE, dtype=dtype, lead_blocks=lead_blocks)
     attention: RowAttention[object] = TableAttention()  # type: ignore[assignment]
     return WarmUp(PagedModel(model, attention), store), store
 
 
+@pytest.mark.parametrize("lead_blocks", [None, 2])
 @pytest.mark.parametrize("family", ["qwen3", "gemma3", "gpt-oss"])
-def test_only_the_trash_block_is_written(family: str) -> None:
-    warm_up, store = make(family)
+def test_only_the_trash_block_is_written(family: str, lead_blocks: int | None) -> None:
+    warm_up, store = make(family, lead_blocks)
 
     assert warm_up.rows(3) > 0
     assert warm_up.rows(2, past=300) > 0
