@@ -49,10 +49,20 @@ _OPENBLAS_SONAMES = ("libopenblas.so.0", "libopenblas.so")
 # mlx's own thread. With 2^20, on 2 cores: prefill 628 instead of 558 tokens/s, a decode step of
 # 16 rows 90 instead of 96 ms.
 _SPIN_LOG2_CYCLES = "20"
-# MLX's CUDA backend sends kernels off whenever their inputs have come to so many Mi numbers. A KV
-# store alone is larger, so a layer went in three parts, a graph each: a step of 16 rows of 28
-# layers took 4.2 instead of 3.1 ms.
-_ENDLESS_MB = "1000000"
+# What MLX's CUDA backend is told, where the user's environment does not say otherwise.
+_CUDA_DEFAULTS = {
+    # It sends kernels off whenever their inputs have come to so many Mi numbers. A KV store alone
+    # is larger, so a layer went in three parts, a graph each: a step of 16 rows of 28 layers took
+    # 4.2 instead of 3.1 ms.
+    "MLX_MAX_MB_PER_BUFFER": "1000000",
+    # Once its caches of plans and graphs have missed twice their size since the process began,
+    # every further miss is an error: a server that has been up for long enough would fail all new
+    # lengths. Without the check a miss costs time, and there is room for all that pippin's
+    # buckets of lengths come to.
+    "MLX_ENABLE_CACHE_THRASHING_CHECK": "0",
+    "MLX_CUDA_SDPA_CACHE_SIZE": "4096",
+    "MLX_CUDA_GRAPH_CACHE_SIZE": "1000",
+}
 # What libmlx calls. A build whose names carry a prefix or a suffix (numpy's and scipy's do) cannot
 # stand in for the reference library.
 _NEEDED_SYMBOLS = ("cblas_sgemm", "cblas_dgemm")
@@ -137,7 +147,8 @@ def _prepare() -> str | None:
     if not sys.platform.startswith("linux"):
         return None
     if _has_cuda_backend():
-        os.environ.setdefault("MLX_MAX_MB_PER_BUFFER", _ENDLESS_MB)
+        for name, value in _CUDA_DEFAULTS.items():
+            os.environ.setdefault(name, value)
         return None
     if "mlx.core" in sys.modules:
         return "reference (mlx was imported before pippin)"

@@ -57,16 +57,16 @@ def test_products_are_the_same_with_either_library() -> None:
     assert float(with_openblas) == pytest.approx(float(with_reference), abs=1e-3)
 
 
-@pytest.mark.parametrize(("own", "limit"), [(None, "1000000"), ("50", "50")])
-def test_cuda_graphs_are_not_cut_at_a_kv_store(
-    own: str | None, limit: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("own", [{}, {"MLX_MAX_MB_PER_BUFFER": "50"}])
+def test_cuda_gets_defaults_that_the_environment_overrules(
+    own: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    environ: dict[str, str] = {**own}
     monkeypatch.setattr(backend, "_has_cuda_backend", lambda: True)
-    monkeypatch.setenv("MLX_MAX_MB_PER_BUFFER", own or "")
-    if own is None:
-        monkeypatch.delenv("MLX_MAX_MB_PER_BUFFER")
+    monkeypatch.setattr(os, "environ", environ)
     assert backend._prepare() is None
-    assert os.environ["MLX_MAX_MB_PER_BUFFER"] == limit
+    assert environ == {**backend._CUDA_DEFAULTS, **own}
+    assert environ["MLX_ENABLE_CACHE_THRASHING_CHECK"] == "0"
 
 
 def test_compilation_is_off() -> None:
