@@ -10,6 +10,7 @@ from engine_driver import build, greedy, make_request
 from tiny_models import make_tiny_model
 
 from pippin.core.engine import engine as engine_module
+from pippin.core.engine import step_under_way
 from pippin.core.engine.engine import Engine
 from pippin.core.engine.stats import SpeculationStatus, StepStats
 from pippin.core.speculation.stats import DraftCounts
@@ -23,7 +24,8 @@ class Timed:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.now = 1000.0
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr(engine_module, "time", clock)
+        for module in (engine_module, step_under_way):
+            monkeypatch.setattr(module, "time", clock)
         self.engine: Engine = build(make_tiny_model("llama-tied"), **settings).engine
         self._execute = self.engine._runner.execute
         monkeypatch.setattr(self.engine._runner, "execute", self._run)
